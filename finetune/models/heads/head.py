@@ -1,0 +1,80 @@
+"""The Head seam: what a task adds to a backbone. One file a head, one line in `HEADS` (finetune.models.heads).
+
+Takes a backbone's outputs and an example's truth. Gives losses and metrics. Next: `finetune.training.trainer`.
+
+A head has two halves. `HeadKind` is plain Python without TensorFlow state: it reads arguments, learns its assets from
+the training split and turns examples into target rows. `build` makes the other half, a Keras layer whose variables are
+the head component. TensorFlow is imported only by modules that build.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from pydantic import BaseModel
+
+from finetune.data.source import Example
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetTable:
+    """Target rows of a split. Row r belongs to image `image_index[r]` (a position in the split's list of examples).
+
+    A classifier has one row an image, a captioner one a caption. Every array has N rows; the head pads.
+    """
+
+    image_index: np.ndarray  # int32 [N]
+    arrays: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Assets:
+    """What a head learns from the training split before step 1, and carries for ever."""
+
+    files: Mapping[str, bytes]  # e.g. {"vocabulary.json": ...}; stored as the version's assets
+    classes: tuple[str, ...] | None = None
+    vocabulary_size: int | None = None
+    tokenizer: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossTerms:
+    """Sums, so that any grouping of examples into batches and replicas gives the same means: loss = sum / weight."""
+
+    loss_sum: Any  # tf scalar float32
+    weight_sum: Any  # tf scalar float32
+    metrics: Mapping[str, tuple[Any, Any]]  # name → (sum, weight)
+
+
+class HeadLayer(Protocol):
+    """A `keras.Layer`. Its variables' paths below the layer are the tensor names of the head component."""
+
+    variables: Sequence[Any]
+    trainable_variables: Sequence[Any]
+
+    def loss(self, features: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
+        """`features`: {"feature_vector": [B, D]} (or "feature_map" [B, H, W, C]); `targets`: a batch of the table's
+        arrays and `weight` [B] (0 for the padding rows of a last batch)."""
+
+    def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
+        """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example."""
+
+
+class HeadKind(Protocol):
+    """The entry of a head in `HEADS`."""
+
+    kind: str
+    Arguments: type[BaseModel]  # with `extra="forbid"`; defaults are the recipe of the kind
+
+    def learn_assets(self, examples: Sequence[Example], arguments: Any) -> Assets:
+        """From the training split only."""
+
+    def targets(self, examples: Sequence[Example], arguments: Any, assets: Assets) -> TargetTable: ...
+
+    def build(self, *, arguments: Any, feature_dim: int, assets: Assets, seed: int) -> HeadLayer: ...
+
+    def resolved(self, arguments: Any, assets: Assets) -> dict[str, Any]:
+        """The arguments to store in the manifest: `build` of them needs no training data."""

@@ -1,0 +1,162 @@
+"""JobSpec: the whole of a fine-tune request, resolved. Two equal specs ask for the same weights.
+
+Takes a YAML file, `--set key=value` pairs or a CreateFineTuneJobRequest. Gives a JobSpec. Next: `finetune.jobs`.
+Each part is owned by the code that reads it; this module only puts them together, fills in nothing by stealth and names
+every unknown key with its path and the nearest known ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from zoo.errors import InvalidArgument
+from zoo.names import Reference, check_model_name
+
+
+class InvalidSpec(InvalidArgument):
+    """A spec that cannot be run; the message lists every fault with its path."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class HeadConfig(_Part):
+    """`arguments` are checked by the head's own `Arguments` model (finetune.models.heads)."""
+
+    kind: Literal["captioner", "classifier"]
+    arguments: dict[str, JsonValue] = {}
+
+
+class DataConfig(_Part):
+    """Which examples, how they are split, and what is done about bad ones."""
+
+    location: str  # kind:location, see finetune.data.source
+    split: str = "hash:0.8,0.1,0.1"
+    language: str | None = None
+    max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01  # above it the job fails
+    max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # larger images are bad records
+    views: Annotated[int, Field(ge=1, le=10)] = 1  # feature vectors an image: the image itself, then augmented views
+
+
+class ModelConfig(_Part):
+    train_from: Literal["none"] = "none"  # the backbone is frozen whole
+
+
+class OptimizerConfig(_Part):
+    name: Literal["sgd", "momentum", "adam", "adamw", "rmsprop"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    schedule: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    decay_steps: Annotated[int, Field(ge=1)] | None = None  # cosine: None means train.steps
+    decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no moving average
+
+
+class EarlyStop(_Part):
+    """Both best and stop are functions of the sequence (step, metric), never of time."""
+
+    metric: str = "loss"  # a metric of the validation split
+    mode: Literal["min", "max"] = "min"
+    patience: Annotated[int, Field(ge=1)] | None = None  # evaluations without a new best; None: never stop early
+
+
+class TrainConfig(_Part):
+    steps: Annotated[int, Field(ge=1)] = 2000
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    seed: Annotated[int, Field(ge=0)] = 1
+    deterministic: bool = False
+    evaluate_every: Annotated[int, Field(ge=1)] = 250  # steps; a Checkpoint is saved at each evaluation
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    summary_every: Annotated[int, Field(ge=1)] = 20
+    optimizer: OptimizerConfig = OptimizerConfig()
+    early_stop: EarlyStop = EarlyStop()
+
+
+class StrategyConfig(_Part):
+    kind: Literal["one-device"] = "one-device"
+
+
+class JobSpec(_Part):
+    """Everything that decides the outcome, and nothing about where or when it runs."""
+
+    name: str  # the model to publish to
+    backbone: str  # a reference
+    start_from: str | None = None  # `--from`: weights, head included, to start at
+    head: HeadConfig
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    strategy: StrategyConfig = StrategyConfig()
+    recipe: str | None = None
+
+    @classmethod
+    def parse(cls, value: Mapping[str, Any]) -> JobSpec:
+        """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
+        try:
+            spec = cls.model_validate(dict(value))
+        except ValidationError as error:
+            raise InvalidSpec("the spec cannot be run: " + "; ".join(_faults(error)), hint="finetune recipes") from None
+        check_model_name(spec.name)
+        for reference in (spec.backbone, spec.start_from):
+            if reference is not None:
+                Reference.parse(reference)
+        return spec
+
+    def to_json(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+
+def _faults(error: ValidationError) -> list[str]:
+    return [_fault(entry) for entry in error.errors()]
+
+
+def _fault(entry: Any) -> str:
+    path = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] != "extra_forbidden":
+        return f"{path}: {entry['msg']}, got {entry.get('input')!r}"
+    parent: Any = JobSpec
+    for part in entry["loc"][:-1]:
+        parent = parent.model_fields[part].annotation
+    known = sorted(parent.model_fields)
+    near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=3)
+    return f"{path}: unknown key; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+
+
+def with_settings(value: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
+    """A copy of `value` with each `key=value` of `--set` put at its dotted path; the text is read as YAML."""
+    result: dict[str, Any] = json.loads(json.dumps(dict(value)))
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not all(key.split(".")):
+            raise InvalidSpec(f"--set {setting!r}: expected key=value, e.g. train.steps=500")
+        *parents, last = key.split(".")
+        place = result
+        for part in parents:
+            place = place.setdefault(part, {})
+            if not isinstance(place, dict):
+                raise InvalidSpec(f"--set {setting!r}: {part!r} is a value, it has no keys")
+        place[last] = _scalar(text)
+    return result
+
+
+def _scalar(text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidSpec(f"--set: cannot read {text!r} as YAML: {error}") from None
+    if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value

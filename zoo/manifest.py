@@ -1,0 +1,116 @@
+"""The manifest: everything that identifies a model version, and nothing that changes (no times, no names, no aliases).
+
+Its canonical JSON is stored at `manifests/sha256/<hex>.json`; the digest of those bytes identifies the version.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+from zoo.input_spec import InputSpec
+
+SCHEMA_VERSION = 1
+Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+Fate = Literal["restored", "renamed", "frozen", "trained", "fresh"]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Architecture(_Value):
+    """A name in the literal table `zoo.architectures.ARCHITECTURES` and the arguments of its builder."""
+
+    name: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class Component(_Value):
+    """One safetensors file: `backbone` or `head`."""
+
+    name: Literal["backbone", "head"]
+    digest: Digest
+    bytes: int
+    num_tensors: int
+
+
+class Asset(_Value):
+    """A small file that belongs to the version, e.g. `vocabulary.json`."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9]+$")]
+    digest: Digest
+    bytes: int
+
+
+class Head(_Value):
+    """A kind in the literal table `finetune.models.heads.HEADS` and the arguments of its builder."""
+
+    kind: str
+    arguments: dict[str, JsonValue] = {}
+
+
+class VocabularyFacts(_Value):
+    """What a reader wants to know of the asset `vocabulary.json` without fetching it."""
+
+    size: int
+    tokenizer: str
+
+
+class Source(_Value):
+    """Where imported weights came from."""
+
+    kind: str
+    location: str
+    digest: Digest | None = None
+
+
+class Lineage(_Value):
+    """`parent` is `name@version`; `tensors` gives the fate of every tensor, by `component/tensor name`."""
+
+    parent: str | None = None
+    parent_digest: Digest | None = None
+    job: str | None = None
+    source: Source | None = None
+    tensors: dict[str, Fate] = {}
+
+
+class Manifest(_Value):
+    """The immutable description of one model version."""
+
+    schema_version: Literal[1] = 1
+    architecture: Architecture
+    input_spec: InputSpec
+    components: tuple[Component, ...]
+    head: Head | None = None
+    classes: tuple[str, ...] | None = None
+    class_offset: int = 0  # logits before the first class, e.g. 1 where a background class comes first
+    vocabulary: VocabularyFacts | None = None
+    assets: tuple[Asset, ...] = ()
+    license: str | None = None
+    lineage: Lineage = Lineage()
+    metrics: dict[str, dict[str, JsonValue]] = {}  # split → metric → value
+    spec: dict[str, JsonValue] | None = None  # the resolved JobSpec of the run that made it
+    tools: dict[str, str] = {}  # tool → version
+
+    def component(self, name: str) -> Component | None:
+        return next((c for c in self.components if c.name == name), None)
+
+    def asset(self, name: str) -> Asset | None:
+        return next((a for a in self.assets if a.name == name), None)
+
+    def canonical_bytes(self) -> bytes:
+        """UTF-8 JSON with sorted keys and no spaces: equal manifests have equal bytes."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """`sha256:<hex>` of the canonical bytes."""
+        return "sha256:" + hashlib.sha256(self.canonical_bytes()).hexdigest()
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON encoding of a value. Raises ValueError on NaN and infinities, which JSON doesn't have."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()

@@ -1,0 +1,65 @@
+"""What became of every tensor when weights were imported or restored. Nothing is skipped in silence."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from zoo.errors import InvalidArgument
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mismatch:
+    """A tensor whose stored shape isn't the wanted one."""
+
+    name: str
+    stored: tuple[int, ...]
+    wanted: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestoreReport:
+    """Names by fate. `renamed`, `transposed` and `dequantised` say more about names that are in `restored`."""
+
+    restored: tuple[str, ...] = ()  # wanted names that got their stored value
+    renamed: dict[str, str] = field(default_factory=dict)  # stored name → wanted name, where they differ
+    transposed: tuple[str, ...] = ()
+    dequantised: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()  # wanted, not stored, initialised anew on purpose
+    unused: dict[str, str] = field(default_factory=dict)  # stored name → the reason why nothing wants it
+    unexplained: tuple[str, ...] = ()  # stored, and no rule says why nothing wants it
+    missing: tuple[str, ...] = ()  # wanted, not stored, and nobody allowed it to be fresh
+    mismatched: tuple[Mismatch, ...] = ()
+    guess: str | None = None  # the likely cause of mismatches, for the error message
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.restored) and not (self.unexplained or self.missing or self.mismatched)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"complete": self.complete}
+
+    def require_complete(self, what: str) -> None:
+        """Raises IncompleteRestore naming everything that went wrong at once."""
+        if self.complete:
+            return
+        parts = []
+        if not self.restored:
+            parts.append("no tensor matched")
+        for label, names in (("missing", self.missing), ("left over", self.unexplained)):
+            if names:
+                parts.append(f"{len(names)} {label}: {_some(names)}")
+        if self.mismatched:
+            shapes = [f"{m.name} stored {m.stored}, wanted {m.wanted}" for m in self.mismatched]
+            parts.append(f"{len(shapes)} of another shape: {_some(shapes)}")
+        guess = f" ({self.guess})" if self.guess else ""
+        raise IncompleteRestore(f"{what}: " + "; ".join(parts) + guess)
+
+
+class IncompleteRestore(InvalidArgument):
+    """Weights and network do not fit together entirely."""
+
+
+def _some(names: tuple[str, ...] | list[str], limit: int = 8) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
