@@ -1,0 +1,119 @@
+"""Recipes: named functions that return a whole training plan, each value with its reason.
+
+Takes a recipe's name, a spec file's values, flags and `--set` pairs. Gives a JobSpec. Next: `finetune.jobs`.
+The order of precedence, weakest first: recipe, spec file, flags, `--set`.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.spec import InvalidSpec, JobSpec, with_settings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One value of a recipe and why an expert would choose it."""
+
+    value: Any
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """`choices`: dotted path in the spec → Choice."""
+
+    name: str
+    head: str
+    summary: str
+    choices: Mapping[str, Choice]
+
+    def values(self) -> dict[str, Any]:
+        """The choices as a nested mapping, the shape of a spec."""
+        nested: dict[str, Any] = {}
+        for path, choice in self.choices.items():
+            *parents, last = path.split(".")
+            place = nested
+            for part in parents:
+                place = place.setdefault(part, {})
+            place[last] = choice.value
+        return nested
+
+
+def captioner() -> Recipe:
+    """Show and Tell's decoder on features of a frozen backbone, for some hundreds to some thousands of photos."""
+    return Recipe(
+        name="captioner",
+        head="captioner",
+        summary="Show and Tell on cached features of a frozen backbone; minutes on two cores",
+        choices={
+            "train.steps": Choice(value=3000, reason="a few dozen epochs of a thousand photos with five captions"),
+            "train.batch_size": Choice(value=64, reason="the recurrence is bound by latency, not by arithmetic"),
+            "train.evaluate_every": Choice(value=250, reason="about two epochs: fine enough to catch the best step"),
+        },
+    )
+
+
+def head_only() -> Recipe:
+    """A classifier on cached features of a frozen backbone."""
+    return Recipe(
+        name="head-only",
+        head="classifier",
+        summary="a linear classifier on cached features of a frozen backbone",
+        choices={
+            "train.steps": Choice(value=1000, reason="features are cached, so a step costs a millisecond"),
+            "train.batch_size": Choice(value=64, reason="steady gradients for up to a few dozen classes"),
+            "train.evaluate_every": Choice(value=100, reason="ten looks at the validation split"),
+        },
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {"captioner": captioner, "head-only": head_only}
+DEFAULT_RECIPES: dict[str, str] = {"captioner": "captioner", "classifier": "head-only"}  # head kind → recipe
+
+
+def find_recipe(name: str) -> Recipe:
+    """Raises InvalidSpec naming the recipes that there are."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InvalidSpec(f"no recipe {name!r}; {meant}there are {', '.join(sorted(RECIPES))}", hint="finetune recipes")
+    return RECIPES[name]()
+
+
+def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str]) -> JobSpec:
+    """The JobSpec of a request.
+
+    Args:
+        recipe: a name in `RECIPES`, or None for the head's default.
+        values: what the spec file and the flags say, nested as the spec is; flags already laid over the file.
+        settings: `key=value` texts of `--set`.
+    Raises:
+        InvalidSpec: an unknown recipe or key, a value out of range, a recipe for another head.
+    """
+    asked = with_settings(values, settings)
+    head = asked.get("head")
+    kind = head.get("kind") if isinstance(head, dict) else None
+    name = recipe or asked.get("recipe") or DEFAULT_RECIPES.get(str(kind))
+    if name is None:
+        return JobSpec.parse(asked)
+    chosen = find_recipe(name)
+    if kind is not None and kind != chosen.head:
+        fitting = [other for other in RECIPES if RECIPES[other]().head == kind]
+        raise InvalidSpec(
+            f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that there are: {', '.join(fitting) or 'none'}"
+        )
+    planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
+    return JobSpec.parse(overlaid(planned, asked))
+
+
+def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`under` with every leaf of `over` put in its place; lists are replaced whole."""
+    result = dict(under)
+    for key, value in over.items():
+        below = result.get(key)
+        result[key] = overlaid(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return result
