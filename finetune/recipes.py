@@ -102,10 +102,8 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
         return JobSpec.parse(asked)
     chosen = find_recipe(name)
     if kind is not None and kind != chosen.head:
-        fitting = [other for other in RECIPES if RECIPES[other]().head == kind]
-        raise InvalidSpec(
-            f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that there are: {', '.join(fitting) or 'none'}"
-        )
+        fitting = ", ".join(name for name in RECIPES if RECIPES[name]().head == kind) or "none"
+        raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {fitting}")
     planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
     return JobSpec.parse(overlaid(planned, asked))
 
