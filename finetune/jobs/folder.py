@@ -5,10 +5,10 @@ Takes the folder's path. Gives paths, and JSON files that are read whole or not 
 ```
 spec.json          the job's id, its JobSpec and the store's address; written once, before the first process starts
 prepared/          split.json, bad_records.json, the head's assets, and prepared.json, written last
-checkpoints/       <step>/, checkpoints.json (which are complete), done.json (the chief won't save another)
+checkpoints/       <step>/, complete as soon as it has that name; done.json: the chief won't save another
 evaluations/       <step>.json, one for every Checkpoint
 events/train, events/validation     TensorBoard
-logs/<role>.log    progress.json
+logs/<role>.log    progress.json (the chief's, with its pulse)    evaluator.json (the evaluator's pulse)
 export/            head.safetensors, the assets, manifest.json, and export.json, written last
 result.json        what `finetune run --format json` prints        error.json    why the job failed
 ```
@@ -120,6 +120,11 @@ class JobFolder:
     @property
     def progress_path(self) -> Path:
         return self.root / "progress.json"
+
+    @property
+    def evaluator_path(self) -> Path:
+        """The evaluator's pulse: which step it is at, and when it last wrote."""
+        return self.root / "evaluator.json"
 
     @property
     def export(self) -> Path:

@@ -1,0 +1,82 @@
+"""Best and early stop: functions of the sequence (step, metric), never of time. No TensorFlow.
+
+Takes the evaluations of Checkpoints in the order of their steps. Gives the verdict.
+Next: `finetune.training.controller`, `finetune.training.publish`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from finetune.spec import EarlyStop, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """The deciding metric of one Checkpoint; NaN where the evaluation gave no finite number."""
+
+    step: int
+    metric: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """`best` is None while no metric was finite. `stop_step` is the evaluation that used up the patience, or None."""
+
+    best: Evaluated | None
+    stop_step: int | None
+
+
+def evaluation_steps(train: TrainConfig) -> list[int]:
+    """The steps whose Checkpoints are evaluated: every `evaluate_every`, and the last one."""
+    steps = list(range(train.evaluate_every, train.steps + 1, train.evaluate_every))
+    return steps if steps and steps[-1] == train.steps else [*steps, train.steps]
+
+
+def is_evaluation_step(step: int, train: TrainConfig) -> bool:
+    return step > 0 and (step % train.evaluate_every == 0 or step == train.steps)
+
+
+def decide(sequence: Sequence[Evaluated], rule: EarlyStop) -> Verdict:
+    """The first of equals is best; NaN never is; what comes after the stop is not looked at.
+
+    A NaN counts against the patience like any other evaluation without a new best. Raises ValueError where `sequence`
+    isn't in strictly rising order of steps: an answer for it would depend on time.
+    """
+    best: Evaluated | None = None
+    waited = 0
+    previous = -1
+    for entry in sequence:
+        if entry.step <= previous:
+            raise ValueError(f"evaluations must come in order of steps: {entry.step} after {previous}")
+        previous = entry.step
+        if math.isfinite(entry.metric) and (best is None or _better(entry.metric, best.metric, rule.mode)):
+            best, waited = entry, 0
+        else:
+            waited += 1
+        if rule.patience is not None and waited >= rule.patience:
+            return Verdict(best=best, stop_step=entry.step)
+    return Verdict(best=best, stop_step=None)
+
+
+def _better(new: float, old: float, mode: str) -> bool:
+    return new < old if mode == "min" else new > old
+
+
+def rotation(
+    saved: Sequence[int], *, keep: int, evaluated: Sequence[int], best: int | None, train: TrainConfig
+) -> list[int]:
+    """Which of the saved Checkpoints may go: neither among the newest `keep`, nor the best, nor still to be evaluated.
+
+    A Checkpoint between evaluations (saved when a run was interrupted) serves only to resume: it goes as soon as there
+    is a newer one.
+    """
+    ordered = sorted(saved)
+    for_evaluation = [step for step in ordered if is_evaluation_step(step, train)]
+    kept = set(for_evaluation[-keep:]) | {step for step in for_evaluation if step not in set(evaluated)}
+    kept |= set(ordered[-1:])
+    if best is not None:
+        kept.add(best)
+    return [step for step in ordered if step not in kept]

@@ -1,0 +1,187 @@
+"""Trainer: our own training step, compiled once, run many times inside one tf.function call.
+
+Takes a head, its optimizer settings and an iterator of batches. Gives updated variables and the sums of a stretch of
+steps. Next: `finetune.training.checkpoints` (what to save), `finetune.training.controller` (when).
+
+`Model.fit` is not used: it fails under multi-worker strategies with Keras 3, and it can't resume exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from finetune.models.heads.head import HeadLayer
+from finetune.spec import TrainConfig
+from finetune.training.optimizers import ema_decay, learning_rate, make_optimizer
+from finetune.training.weights import head_weights, seed_states
+from zoo.errors import FailedPrecondition, InvalidArgument
+
+
+class NothingToTrain(InvalidArgument):
+    """The head has no trainable variable."""
+
+
+class NonFiniteLoss(FailedPrecondition):
+    """Training went numerically astray; the last good Checkpoint is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """What a number of consecutive steps added up to. Sums, so that stretches can be added."""
+
+    steps: int
+    examples: int  # rows of positive weight
+    loss_sum: float
+    weight_sum: float
+    metrics: Mapping[str, tuple[float, float]]  # name → (sum, weight)
+    gradient_norm: float  # of the last step, before clipping
+    learning_rate: float  # of the last step
+    waited_seconds: float  # spent waiting for input
+
+    @property
+    def loss(self) -> float:
+        return self.loss_sum / self.weight_sum if self.weight_sum else float("nan")
+
+
+class Trainer:
+    """Owns every variable that training changes, by name, in `variables`.
+
+    `variables` has the groups `head` (all weights), `ema` (the moving averages, empty without), `optimizer`, `seeds`
+    (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`).
+    """
+
+    def __init__(self, *, head: HeadLayer, config: TrainConfig, strategy: tf.distribute.Strategy) -> None:
+        if not head.trainable_variables:
+            raise NothingToTrain("the head has no trainable variable, so that training would change nothing")
+        self._head = head
+        self._config = config
+        self._strategy = strategy
+        with strategy.scope():
+            # The optimizer's own count loses updates under a parameter server; this one is added to atomically.
+            self.global_step = tf.Variable(
+                0, dtype=tf.int64, name="global_step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
+            )
+            self._optimizer = make_optimizer(config.optimizer, head.trainable_variables)
+            self._weights = head_weights(head)
+            self._ema = self._make_ema()
+        self.variables: dict[str, dict[str, Any]] = {
+            "head": self._weights,
+            "ema": self._ema,
+            "optimizer": {f"{i:04d}": variable for i, variable in enumerate(self._optimizer.variables)},
+            "seeds": seed_states(head),
+            "progress": {"global_step": self.global_step},
+        }
+        self._run = tf.function(self._steps)
+
+    def _make_ema(self) -> dict[str, tf.Variable]:
+        if not self._config.optimizer.ema_decay:
+            return {}
+        trainable = {id(variable) for variable in self._head.trainable_variables}
+        return {
+            name: tf.Variable(variable.value, trainable=False, name=f"ema/{name}")
+            for name, variable in self._weights.items()
+            if id(variable) in trainable
+        }
+
+    def start_averages(self) -> None:
+        """Sets the moving averages to the present weights; to be called when weights were put in from outside."""
+        for name, average in self._ema.items():
+            average.assign(self._weights[name].value)
+
+    def run(self, iterator: Any, num_steps: int) -> Stretch:
+        """Does `num_steps` steps. Raises NonFiniteLoss naming the first step whose loss or gradient isn't finite.
+
+        After NonFiniteLoss the variables are spoilt: go back to a Checkpoint.
+        """
+        before = int(self.global_step.numpy())
+        sums, metrics, last, bad_step = self._run(iterator, tf.constant(num_steps, tf.int64))
+        bad = int(bad_step)
+        if bad >= 0:
+            raise NonFiniteLoss(
+                f"the loss or its gradient was not finite at step {bad} of {self._config.steps}",
+                hint="lower train.optimizer.learning_rate, set train.optimizer.clip_norm or look at the data",
+                step=str(bad),
+            )
+        loss_sum, weight_sum, examples, waited = (float(x) for x in sums.numpy())
+        return Stretch(
+            steps=int(self.global_step.numpy()) - before,
+            examples=int(examples),
+            loss_sum=loss_sum,
+            weight_sum=weight_sum,
+            metrics={name: (float(pair[0]), float(pair[1])) for name, pair in metrics.items()},
+            gradient_norm=float(last[0]),
+            learning_rate=float(last[1]),
+            waited_seconds=waited,
+        )
+
+    def _steps(self, iterator: Any, num_steps: tf.Tensor) -> Any:
+        """`num_steps` is a tensor so that one trace serves stretches of any length; the first step runs outside the
+        loop because it shows the names of the metrics that the loop carries."""
+        sums, metrics, last, bad_step = self._timed_step(iterator)
+        for _ in tf.range(num_steps - 1):
+            more, more_metrics, last, bad = self._timed_step(iterator)
+            sums += more
+            metrics = {name: metrics[name] + more_metrics[name] for name in metrics}
+            bad_step = tf.where(bad_step >= 0, bad_step, bad)
+        return sums, metrics, last, bad_step
+
+    def _timed_step(self, iterator: Any) -> Any:
+        with tf.control_dependencies([self.global_step.read_value()]):  # the step before is done
+            begin = tf.timestamp()
+        with tf.control_dependencies([begin]):
+            features, targets = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten((features, targets))):
+            waited = tf.timestamp() - begin
+        loss_sum, weight_sum, examples, metrics, norm, rate, bad = self._strategy.run(
+            self._replica_step, args=(features, targets)
+        )
+        sums = tf.stack([tf.cast(x, tf.float64) for x in (loss_sum, weight_sum, examples, waited)])
+        return sums, metrics, tf.stack([norm, rate]), bad
+
+    def _replica_step(self, features: Any, targets: Any) -> Any:
+        """One replica's part of a step: reduce, then clip, then apply.
+
+        Sums of losses are differentiated and summed over replicas before they are divided by the weight of the whole
+        batch, so that any grouping of examples into replicas gives the update of one big batch.
+        """
+        config = self._config.optimizer
+        variables = list(self._head.trainable_variables)
+        with tf.GradientTape() as tape:
+            terms = self._head.loss(features, targets, training=True)
+        gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
+        gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
+        examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))
+        names = sorted(terms.metrics)
+        pairs = tf.stack([tf.stack([tf.cast(x, tf.float32) for x in terms.metrics[name]]) for name in names] or [[0.0]])
+        context = tf.distribute.get_replica_context()
+        gradients, loss_sum, weight_sum, examples, pairs = context.all_reduce(
+            tf.distribute.ReduceOp.SUM, [gradients, terms.loss_sum, terms.weight_sum, examples, pairs]
+        )
+        gradients = [g / tf.maximum(weight_sum, 1e-12) for g in gradients]
+        norm = tf.linalg.global_norm(gradients)
+        if config.clip_norm is not None:
+            gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, use_norm=norm)
+        rate = self._apply(gradients, variables)
+        step = self.global_step.assign_add(1)
+        finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
+        bad = tf.where(finite, tf.constant(-1, tf.int64), step)
+        return loss_sum, weight_sum, examples, {name: pairs[i] for i, name in enumerate(names)}, norm, rate, bad
+
+    def _apply(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> tf.Tensor:
+        config = self._config.optimizer
+        step = self.global_step.read_value()
+        rate = learning_rate(config, steps=self._config.steps, step=step)
+        self._optimizer.learning_rate.assign(rate)
+        self._optimizer.iterations.assign(step)  # Adam's correction reads it
+        # Keras sums over replicas once more; the share undoes that.
+        share = float(self._strategy.num_replicas_in_sync)
+        self._optimizer.apply([g / share for g in gradients], variables)
+        decay = ema_decay(config.ema_decay, step)
+        for name, average in self._ema.items():
+            average.assign(decay * average + (1.0 - decay) * self._weights[name].value)
+        return rate
