@@ -1,0 +1,161 @@
+"""Vocabulary: the words a captioner can say, and their numbers.
+
+Takes the training split's captions. Gives a Vocabulary, kept as the asset `vocabulary.json`. Next:
+`finetune.models.heads.captioner`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from finetune.text.tokenizer import TOKENIZER, check_words, tokenize
+from zoo.errors import DataLoss, FailedPrecondition, InvalidArgument
+from zoo.manifest import canonical_json
+
+VOCABULARY_FILE = "vocabulary.json"
+PAD, START, END, UNKNOWN = 0, 1, 2, 3
+SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # by number; `<` is in no word, so none of them can be one
+_FORMAT = 1
+
+
+class EmptyCaption(InvalidArgument):
+    """A caption without a word in it."""
+
+
+class NoCaptions(InvalidArgument):
+    """Nothing to learn a vocabulary from."""
+
+
+class DamagedVocabulary(DataLoss):
+    """`vocabulary.json` isn't one."""
+
+
+class OtherTokenizer(FailedPrecondition):
+    """A vocabulary that was made with another tokenizer than this code has."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vocabulary:
+    """Words by number. Numbers 0 to 3 are `<pad>`, `<s>`, `</s>`, `<unk>`, always, and never what a caption says.
+
+    Word i has number 4 + i. `counts[i]` is how often the training split holds it; words come by falling count, then by
+    code points, so equal captions give equal bytes.
+    """
+
+    words: tuple[str, ...]
+    counts: tuple[int, ...]
+    min_count: int
+    tokenizer: str = TOKENIZER
+
+    def __post_init__(self) -> None:
+        if self.tokenizer != TOKENIZER:
+            raise OtherTokenizer(
+                f"the vocabulary was made with the tokenizer {self.tokenizer!r}, this version has {TOKENIZER!r}",
+                hint="train the captioner anew, or use the version of the tool that made it",
+            )
+        if len(self.words) != len(self.counts):
+            raise DamagedVocabulary(f"the vocabulary has {len(self.words)} words but {len(self.counts)} counts")
+        if len(set(self.words)) != len(self.words):
+            twice = [word for word, count in Counter(self.words).items() if count > 1]
+            raise DamagedVocabulary(f"the vocabulary holds words twice: {twice[:5]}")
+        if not self.words or not all(self.words) or set(self.words) & set(SPECIALS):
+            raise DamagedVocabulary("the vocabulary holds no word, an empty word or a special token among its words")
+
+    @classmethod
+    def learn(cls, captions: Iterable[str], min_count: int = 1) -> Vocabulary:
+        """Words seen `min_count` times or more in `captions`, which must come from the training split only.
+
+        Raises:
+            EmptyCaption: a caption without a word.
+            NoCaptions: no caption, or no word seen so often.
+            NotText: something else than a string among the captions, or one string for all of them.
+        """
+        if isinstance(captions, str):
+            raise InvalidArgument(f"expected a list of captions, got one string: {captions!r:.80}")
+        seen: Counter[str] = Counter()
+        number = 0
+        for number, caption in enumerate(captions, start=1):
+            seen.update(words_of(caption, where=f"caption {number}"))
+        if not seen:
+            raise NoCaptions("no caption to learn a vocabulary from")
+        kept = sorted((word for word, count in seen.items() if count >= min_count), key=lambda w: (-seen[w], w))
+        if not kept:
+            raise NoCaptions(
+                f"no word is seen min_count = {min_count} times in {number} captions; the most frequent, "
+                f"{seen.most_common(1)[0][0]!r}, {max(seen.values())} times",
+                hint="--set head.arguments.min_count=1",
+            )
+        return cls(words=tuple(kept), counts=tuple(seen[word] for word in kept), min_count=min_count)
+
+    def __len__(self) -> int:
+        """Specials included: the number of logits."""
+        return len(SPECIALS) + len(self.words)
+
+    @cached_property
+    def numbers(self) -> Mapping[str, int]:
+        return {word: number for number, word in enumerate(self.words, start=len(SPECIALS))}
+
+    def encode(self, words: Sequence[str]) -> list[int]:
+        """Numbers of words, without start and end; words that aren't in the vocabulary are UNKNOWN.
+
+        Raises NotWords for a string: a caption must be tokenized first.
+        """
+        check_words(words)
+        return [self.numbers.get(word, UNKNOWN) for word in words]
+
+    def decode(self, numbers: Iterable[int]) -> list[str]:
+        """Words up to the first END; PAD and START give none. Raises InvalidArgument for a number out of range."""
+        words: list[str] = []
+        for number in numbers:
+            if number == END:
+                break
+            if number in (PAD, START):
+                continue
+            if not 0 <= number < len(self):
+                raise InvalidArgument(f"word number {number} is out of range: the vocabulary has {len(self)}")
+            words.append(SPECIALS[UNKNOWN] if number == UNKNOWN else self.words[number - len(SPECIALS)])
+        return words
+
+    def to_bytes(self) -> bytes:
+        """UTF-8 JSON; the same vocabulary gives the same bytes."""
+        return canonical_json(
+            {
+                "format": _FORMAT,
+                "tokenizer": self.tokenizer,
+                "specials": list(SPECIALS),
+                "min_count": self.min_count,
+                "words": list(self.words),
+                "counts": list(self.counts),
+            }
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Vocabulary:
+        """What `to_bytes` wrote. Raises DamagedVocabulary and OtherTokenizer."""
+        try:
+            value = json.loads(data.decode())
+            known = value["format"], tuple(value["specials"])
+            words, counts = tuple(value["words"]), tuple(value["counts"])
+            min_count, tokenizer = value["min_count"], value["tokenizer"]
+        except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
+            raise DamagedVocabulary(f"{VOCABULARY_FILE} is damaged: {type(error).__name__}: {error}") from None
+        if known != (_FORMAT, SPECIALS):
+            raise DamagedVocabulary(
+                f"{VOCABULARY_FILE} has format {known[0]!r} and special tokens {list(known[1])}; "
+                f"known: {_FORMAT} and {list(SPECIALS)}"
+            )
+        if not all(isinstance(word, str) for word in words):
+            raise DamagedVocabulary(f"{VOCABULARY_FILE} is damaged: not every word is a string")
+        return cls(words=words, counts=counts, min_count=min_count, tokenizer=tokenizer)
+
+
+def words_of(caption: str, *, where: str) -> list[str]:
+    """The caption's words; `where` (an image's id, a line) is named in the error. Raises EmptyCaption, NotText."""
+    words = tokenize(caption)
+    if not words:
+        raise EmptyCaption(f"{where}: the caption {caption!r:.80} holds no word")
+    return words
