@@ -1,0 +1,349 @@
+"""The supervisor of one job: claims it, starts its roles, and brings it to an end, whatever happens to them.
+
+Takes a queue and a job's id. Gives the job as it ended, or QUEUED again when interrupted. Next: the catalogue.
+The same code runs inside `finetune run` and, in a process of its own, for a server (`finetune.jobs.supervise`).
+
+Who may write what: the supervisor writes the job's row, every write under its fence; the roles write the job's folder
+and never the database. A lost lease therefore means: end the roles at once and touch nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from finetune.jobs.folder import JobFolder
+from finetune.jobs.job import Job, JobEvent, JobState, StaleFence, StateChanged
+from finetune.jobs.launcher import CHIEF, EVALUATOR, RoleProcess, launch, stop_all
+from finetune.jobs.owner import Owner
+from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
+from finetune.jobs.tables import data_home
+from zoo.catalog import Catalog, open_catalog
+from zoo.errors import Internal, ZooError
+
+EXIT_DONE = 0
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 75
+_PROGRESS_SECONDS = 1.0  # between progress events of one phase
+
+
+class RoleCrashed(Internal):
+    """A process of the job ended without saying why, too often."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long and how often; tests are less patient."""
+
+    backoff_seconds: tuple[float, ...] = (1.0, 5.0, 15.0)  # before restart 1, 2, …; one crash more fails the job
+    evaluator_restarts: int = 3
+    stop_grace: float = 15.0
+    evaluator_end_grace: float = 20.0  # after the chief has exported
+    poll: float = 0.2
+    heartbeat: float = HEARTBEAT_SECONDS
+
+
+def job_folder_path(catalog: Catalog, job_id: str) -> Path:
+    """`jobs/<id>` under the store; for a store that is not on this disk, in the data home."""
+    return catalog.store.local_path(f"jobs/{job_id}") or data_home() / "jobs" / job_id
+
+
+def run_job(
+    queue: JobQueue,
+    job_id: str,
+    *,
+    store_url: str,
+    on_event: Callable[[JobEvent], None] | None = None,
+    stop: threading.Event | None = None,
+    inline: bool = False,
+    patience: Patience | None = None,
+) -> Job:
+    """Runs a job until it has ended, was interrupted, or another supervisor took it.
+
+    Must be called from a thread that outlives the call (the roles' parent-death signal is tied to it).
+
+    Args:
+        on_event: called with each event of the job, those from before this run too.
+        stop: when set, the roles save and end, and the job is QUEUED again.
+        inline: the chief's stderr is shown on ours.
+    Returns:
+        the job: SUCCEEDED with `result`, FAILED with `error`, CANCELLED, or QUEUED when interrupted.
+    Raises:
+        UnknownJob, JobHeld, JobEnded: it can't be claimed.
+        StaleFence: the lease was lost; the roles have been ended.
+        KeyboardInterrupt: after the roles have saved and the job is QUEUED again.
+    """
+    stop = stop or threading.Event()
+    while True:
+        job = queue.claim(job_id, Owner.of_this_process())
+        job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience()).to_its_end()
+        if job.state is not JobState.BACKOFF:
+            return job
+        while not stop.is_set() and job.not_before is not None and queue.now() < job.not_before:
+            stop.wait(0.1)
+        if stop.is_set():
+            return queue.move(job, JobState.QUEUED, message="interrupted")
+
+
+class _Run:
+    """One claim of one job."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        job: Job,
+        store_url: str,
+        on_event: Callable[[JobEvent], None] | None,
+        stop: threading.Event,
+        inline: bool,
+        patience: Patience,
+    ) -> None:
+        self.queue = queue
+        self.job = job
+        self.store_url = store_url
+        self.stop = stop
+        self.inline = inline
+        self.patience = patience
+        self.processes: dict[str, RoleProcess] = {}
+        self.evaluator_crashes = 0
+        self.shown: Mapping[str, Any] = job.progress or {}
+        self._mirrored = 0.0
+        self._silent = False
+        self._on_event = on_event
+        self._cursor = 0
+        self._lease = _Lease(queue, job, patience.heartbeat)
+
+    def to_its_end(self) -> Job:
+        self._lease.start()
+        try:
+            return self._supervised()
+        except StateChanged:
+            return self._cancelled()
+        finally:
+            stop_all(self.processes.values(), grace=0)
+            self._lease.stop()
+            self._tell()
+
+    def _supervised(self) -> Job:
+        """Every way out of `_supervise` leaves the job in a state that says what comes next."""
+        try:
+            return self._supervise()
+        except (StateChanged, StaleFence):
+            raise
+        except KeyboardInterrupt:
+            self._interrupt("Ctrl-C")
+            raise
+        except ZooError as error:
+            return self._failed(error.to_dict())
+        except Exception as error:  # noqa: BLE001 – a fault of ours must not leave the job RUNNING until its lease ends
+            return self._failed(Internal(f"the supervisor failed: {error!r}").to_dict())
+
+    def _supervise(self) -> Job:
+        catalog = open_catalog(self.store_url)
+        folder = JobFolder.create(
+            job_folder_path(catalog, self.job.id), job=self.job.id, spec=self.job.spec, store_url=self.store_url
+        )
+        if not folder.export_path.exists():  # else an earlier run was ended while publishing
+            ended = self._train(folder)
+            if ended is not None:
+                return ended
+        return self._publish(catalog, folder)
+
+    # -- training
+
+    def _train(self, folder: JobFolder) -> Job | None:
+        """None when the chief has exported; otherwise the job as it is now."""
+        folder.error_path.unlink(missing_ok=True)
+        self._launch(CHIEF, folder)
+        self._move(JobState.RUNNING)
+        while (code := self.processes[CHIEF].poll()) is None:
+            if self.stop.is_set():
+                return self._interrupt("stopped")
+            self._look(folder)
+            failed = self._watch_evaluator(folder)
+            if failed is not None:
+                return failed
+            self.stop.wait(self.patience.poll)
+        self._look(folder)
+        return self._chief_ended(folder, code)
+
+    def _launch(self, role: str, folder: JobFolder) -> None:
+        process = launch(role, folder, inline=self.inline)
+        self.processes[role] = process
+        self.job = self.queue.note(
+            self.job, f"{role} started", role=role, pid=process.process.pid, log=str(folder.log_path(role))
+        )
+
+    def _look(self, folder: JobFolder) -> None:
+        """Mirrors progress, notices a lost lease and a wish to cancel (StateChanged, from any write)."""
+        self._lease.check()
+        try:
+            self._mirror(folder.read_progress())
+            self._tell()
+        except QueueUnavailable as error:  # the roles go on without it; the lease decides how long
+            if not self._silent:
+                print(f"warning: {error.message}", file=sys.stderr)
+            self._silent = True
+        else:
+            self._silent = False
+
+    def _mirror(self, progress: dict[str, Any] | None) -> None:
+        new = {key: value for key, value in (progress or {}).items() if key not in ("time", "pid")}
+        due = time.monotonic() - self._mirrored >= _PROGRESS_SECONDS or new.get("phase") != self.shown.get("phase")
+        if new and new != self.shown and due:
+            self.job = self.queue.progress(self.job, new)
+            self.shown, self._mirrored = new, time.monotonic()
+        elif self.queue.get(self.job.id).state is not self.job.state:
+            raise StateChanged(f"job {self.job.id} was changed by someone else")
+
+    def _watch_evaluator(self, folder: JobFolder) -> Job | None:
+        """Starts the evaluator when there is something to evaluate, and again when it crashed."""
+        evaluator = self.processes.get(EVALUATOR)
+        if evaluator is None:
+            if folder.prepared_path.exists():
+                self._launch(EVALUATOR, folder)
+            return None
+        code = evaluator.poll()
+        if code is None or code == EXIT_DONE:
+            return None
+        error = folder.read_error()
+        if code == EXIT_FAILED and error is not None:
+            return self._failed(error)
+        self.evaluator_crashes += 1
+        if self.evaluator_crashes > self.patience.evaluator_restarts:
+            return self._failed(_crash(EVALUATOR, code, folder).to_dict())
+        self.job = self.queue.note(self.job, f"evaluator {_ended(code)}; started again", role=EVALUATOR, code=code)
+        self._launch(EVALUATOR, folder)
+        return None
+
+    def _chief_ended(self, folder: JobFolder, code: int) -> Job | None:
+        self.job = self.queue.note(self.job, f"chief {_ended(code)}", role=CHIEF, code=code)
+        if code == EXIT_DONE and folder.export_path.exists():
+            self._wait_for_evaluator()
+            return None
+        stop_all(self.processes.values(), grace=self.patience.stop_grace)  # before others may claim the job
+        if code == EXIT_INTERRUPTED:
+            return self._move(JobState.QUEUED, message="the chief was interrupted")
+        error = folder.read_error()
+        if code == EXIT_FAILED and error is not None:
+            return self._failed(error)
+        return self._crashed(_crash(CHIEF, code, folder))
+
+    def _wait_for_evaluator(self) -> None:
+        """It ends by itself once every Checkpoint is evaluated, which the chief has waited for."""
+        evaluator = self.processes.get(EVALUATOR)
+        deadline = time.monotonic() + self.patience.evaluator_end_grace
+        while evaluator is not None and evaluator.poll() is None and time.monotonic() < deadline:
+            self._lease.check()
+            time.sleep(0.05)
+        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+
+    # -- ends
+
+    def _publish(self, catalog: Catalog, folder: JobFolder) -> Job:
+        from finetune.training.publish import finish
+
+        self._move(JobState.PUBLISHING)
+        self._tell()
+        # By the job's id in the lineage, publishing is done once however often it is begun.
+        result = finish(catalog, folder, again=self.job.again)
+        return self._move(JobState.SUCCEEDED, result=dict(result), message=str(result.get("reference")))
+
+    def _crashed(self, crash: RoleCrashed) -> Job:
+        delays = self.patience.backoff_seconds
+        if self.job.failures >= len(delays):
+            return self._failed(crash.to_dict())
+        not_before = self.queue.now().timestamp() + delays[self.job.failures]
+        return self._move(
+            JobState.BACKOFF, failures=self.job.failures + 1, not_before=not_before, message=crash.message
+        )
+
+    def _failed(self, error: Mapping[str, Any]) -> Job:
+        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        return self._move(JobState.FAILED, error=dict(error), message=str(error.get("message")))
+
+    def _interrupt(self, why: str) -> Job:
+        """The roles save and end. The job may be claimed only after that, so the lease is held until then."""
+        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        return self._move(JobState.QUEUED, message=f"interrupted: {why}")
+
+    def _cancelled(self) -> Job:
+        """A write met another state: the only one that others may set while we hold the lease is CANCELLING."""
+        current = self.queue.get(self.job.id)
+        if current.fence != self.job.fence or current.state is not JobState.CANCELLING:
+            raise StaleFence(f"job {self.job.id} was taken from this supervisor; it is {current.state} now")
+        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        self.job = current
+        return self._move(JobState.CANCELLED)
+
+    def _move(self, state: JobState, **changes: Any) -> Job:
+        self.job = self.queue.move(self.job, state, **changes)
+        return self.job
+
+    def _tell(self) -> None:
+        if self._on_event is None:
+            return
+        for event in self.queue.events(self.job.id, after=self._cursor):
+            self._cursor = event.cursor
+            self._on_event(event)
+
+
+class _Lease:
+    """Heartbeats from a thread of their own, since publishing may take minutes."""
+
+    def __init__(self, queue: JobQueue, job: Job, every: float) -> None:
+        self._queue = queue
+        self._job = job
+        self._every = every
+        self._ended = threading.Event()
+        self._renewed = time.monotonic()
+        self._lost: str | None = None
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def check(self) -> None:
+        """Raises StaleFence when the lease is lost, or may be: then others may already run the job."""
+        if self._lost is None and time.monotonic() - self._renewed > LEASE_SECONDS:
+            self._lost = f"no heartbeat went through for {LEASE_SECONDS:.0f} s"
+        if self._lost is not None:
+            raise StaleFence(f"the lease of job {self._job.id} is lost: {self._lost}", job=self._job.id)
+
+    def _beat(self) -> None:
+        while not self._ended.wait(self._every):
+            begun = time.monotonic()
+            try:
+                self._queue.heartbeat(self._job)
+            except StaleFence as error:
+                self._lost = error.message
+                return
+            except StateChanged:  # the job has just ended; the main thread knows, or will when it writes
+                return
+            except QueueUnavailable as error:  # tried again until the lease has run out
+                print(f"warning: no heartbeat: {error.message}", file=sys.stderr)
+                continue
+            self._renewed = begun
+
+
+def _ended(code: int) -> str:
+    return f"was killed by signal {-code}" if code < 0 else f"ended with {code}"
+
+
+def _crash(role: str, code: int, folder: JobFolder) -> RoleCrashed:
+    log = folder.log_path(role)
+    lines = log.read_text(errors="replace").splitlines()[-3:] if log.exists() else []
+    return RoleCrashed(
+        f"the {role} {_ended(code)} without a result; its log ends: {' | '.join(lines) or '(nothing)'}",
+        hint=f"see {log}",
+        log=str(log),
+    )

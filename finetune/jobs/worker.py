@@ -1,0 +1,136 @@
+"""The entry of one role: `python -m finetune.jobs.worker --job-folder DIR --role chief|evaluator --parent PID`.
+
+Takes a job's folder. Gives an exit code: 0 done, 1 failed (error.json), 75 interrupted and resumable. Next:
+`finetune.training.run`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TextIO
+
+from finetune.jobs.folder import JobFolder
+from zoo.errors import Aborted
+
+EXIT_FAILED = 1
+EXIT_INTERRUPTED = 75  # EX_TEMPFAIL
+_PR_SET_PDEATHSIG = 1
+_FORMER_GRACE = 15.0  # seconds that a process of a supervisor now dead gets to save its Checkpoint
+
+
+class RoleTaken(Aborted):
+    """Another process of the same job and role is still there and could not be ended."""
+
+
+def die_with_parent(parent: int, number: signal.Signals) -> None:
+    """Asks the kernel for a signal when the process `parent` dies (Linux), so that no orphan trains on beside a resumed
+    run. Exits when it has died already."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_PDEATHSIG, int(number)) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
+    if os.getppid() != parent:  # it died before the call
+        sys.exit(EXIT_INTERRUPTED)
+
+
+class RoleLock:
+    """At most one process a role and job on this machine; held until the process ends, however it ends.
+
+    The second guard after the parent-death signal: a new chief waits for the former one to save and leave, then kills
+    it. The lock file holds the process id of its holder, right as long as the lock is held.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+")
+
+    def take(self, *, grace: float) -> None:
+        """Raises RoleTaken."""
+        killed = False
+        deadline = time.monotonic() + grace
+        while not self._try():
+            if time.monotonic() > deadline:
+                if killed:
+                    raise RoleTaken(f"{self._file.name} is held by process {self._holder()}, which cannot be ended")
+                print(f"killing process {self._holder()}, left over of an earlier run", file=sys.stderr)
+                os.kill(self._holder(), signal.SIGKILL)
+                killed, deadline = True, time.monotonic() + 5
+            time.sleep(0.1)
+        self._file.seek(0)
+        self._file.truncate()
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def _try(self) -> bool:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _holder(self) -> int:
+        self._file.seek(0)
+        return int(self._file.read())
+
+
+class Tee:
+    """stderr that also goes to a log, without the redrawn bar. A terminal that has gone away stops nothing."""
+
+    def __init__(self, terminal: TextIO, log: TextIO) -> None:
+        self._terminal = terminal
+        self._log = log
+
+    def write(self, text: str) -> int:
+        if not text.startswith("\r") or text.endswith("\n"):
+            self._log.write(text.removeprefix("\r\x1b[K"))
+            self._log.flush()
+        with contextlib.suppress(OSError):  # the terminal has gone; what is written is still in the log
+            self._terminal.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._terminal.flush()
+
+    def isatty(self) -> bool:
+        return self._terminal.isatty()
+
+    def fileno(self) -> int:
+        return self._terminal.fileno()
+
+    @property
+    def encoding(self) -> str:
+        return self._terminal.encoding
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="finetune.jobs.worker")
+    parser.add_argument("--job-folder", type=Path, required=True)
+    parser.add_argument("--role", choices=["chief", "evaluator"], required=True)
+    parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
+    parser.add_argument("--tee", action="store_true", help="write stderr to the role's log as well")
+    options = parser.parse_args(arguments)
+    folder = JobFolder(options.job_folder)
+    die_with_parent(options.parent, signal.SIGTERM)
+    if options.tee:
+        sys.stderr = Tee(sys.stderr, folder.log_path(options.role).open("a"))  # type: ignore[assignment]
+    RoleLock(folder.root / "locks" / f"{options.role}.lock").take(grace=_FORMER_GRACE)
+    store_url = folder.request().store_url
+
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    from finetune.training import run  # TensorFlow: seconds, so after every check
+
+    role = {"chief": run.run_chief, "evaluator": run.run_evaluator}[options.role]
+    return role(folder, store_url)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
