@@ -19,12 +19,13 @@ class Mismatch:
 
 @dataclass(frozen=True, kw_only=True)
 class RestoreReport:
-    """Names by fate. `renamed`, `transposed` and `dequantised` say more about names that are in `restored`."""
+    """Names by fate. `renamed`, `transposed`, `dequantised` and `widened` say more about names in `restored`."""
 
     restored: tuple[str, ...] = ()  # wanted names that got their stored value
     renamed: dict[str, str] = field(default_factory=dict)  # stored name → wanted name, where they differ
     transposed: tuple[str, ...] = ()
     dequantised: tuple[str, ...] = ()
+    widened: tuple[str, ...] = ()  # half precision or double on disk, float32 here
     fresh: tuple[str, ...] = ()  # wanted, not stored, initialised anew on purpose
     unused: dict[str, str] = field(default_factory=dict)  # stored name → the reason why nothing wants it
     unexplained: tuple[str, ...] = ()  # stored, and no rule says why nothing wants it
@@ -58,6 +59,27 @@ class RestoreReport:
 
 class IncompleteRestore(InvalidArgument):
     """Weights and network do not fit together entirely."""
+
+
+def guess_cause(mismatched: tuple[Mismatch, ...]) -> str | None:
+    """The likely common cause of shapes that don't fit, for the error message; None where nothing stands out."""
+    if not mismatched:
+        return None
+    if all(len(m.stored) > 1 and m.stored != m.wanted and sorted(m.stored) == sorted(m.wanted) for m in mismatched):
+        return "the same sides in another order: this looks like another framework's layout of axes"
+    if all(m.name.rpartition("head/")[2].startswith("logits/") for m in mismatched):
+        return "only the output layer differs: this looks like another number of classes"
+    ratios = [
+        stored / wanted
+        for m in mismatched
+        if len(m.stored) == len(m.wanted)
+        for stored, wanted in zip(m.stored, m.wanted, strict=True)
+        if stored != wanted and wanted
+    ]
+    if len(mismatched) > 2 and ratios and all(abs(ratio / ratios[0] - 1) < 0.35 for ratio in ratios):
+        middle = sorted(ratios)[len(ratios) // 2]
+        return f"sides differ by about the same factor: this looks like the network at {middle:.2g} times the width"
+    return None
 
 
 def _some(names: tuple[str, ...] | list[str], limit: int = 8) -> str:

@@ -1,0 +1,34 @@
+"""The heads that there are: one file and one line each. Nothing is imported before a head is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from finetune.models.heads.head import HeadKind
+from zoo.errors import InvalidArgument
+
+
+class UnknownHead(InvalidArgument):
+    """A kind that is not in `HEADS`."""
+
+
+def _captioner() -> HeadKind:
+    from finetune.models.heads.captioner import CAPTIONER
+
+    return CAPTIONER
+
+
+def _classifier() -> HeadKind:
+    from finetune.models.heads.classifier import CLASSIFIER
+
+    return CLASSIFIER
+
+
+HEADS: dict[str, Callable[[], HeadKind]] = {"captioner": _captioner, "classifier": _classifier}
+
+
+def head_kind(kind: str) -> HeadKind:
+    """The entry of a head. Raises UnknownHead naming those there are."""
+    if kind not in HEADS:
+        raise UnknownHead(f"no head {kind!r}; there are {', '.join(sorted(HEADS))}", kind=kind[:200])
+    return HEADS[kind]()

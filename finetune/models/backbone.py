@@ -1,0 +1,152 @@
+"""Backbone: a published network without its output layers, frozen.
+
+Takes a ModelVersion. Gives feature vectors and feature maps. Next: `finetune.data.features`, `finetune.predictor`,
+`finetune.models.task_model`. The head's bytes are never read, nor even fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import keras
+import tensorflow as tf
+from pydantic import JsonValue
+
+from finetune.models import efficientnet_lite0, inception_v3
+from finetune.models.restore import named_variables, restore
+from zoo.architectures import architecture_facts
+from zoo.errors import FailedPrecondition, InvalidArgument
+from zoo.input_spec import InputSpec
+from zoo.manifest import Architecture, canonical_json
+from zoo.restore_report import RestoreReport
+from zoo.tensors import read_safetensors
+
+if TYPE_CHECKING:
+    from zoo.catalog import Catalog, ModelVersion
+
+
+class NoBackbone(FailedPrecondition):
+    """A version without a backbone component."""
+
+
+class InputTooSmall(InvalidArgument):
+    """An input size that leaves nothing of the feature map."""
+
+
+def _inception_v3(spec: InputSpec, arguments: dict[str, JsonValue]) -> keras.Model:
+    counts = bool(arguments["pool_counts_padding"])
+    return inception_v3.build(height=spec.height, width=spec.width, pool_counts_padding=counts)
+
+
+def _efficientnet_lite0(spec: InputSpec, arguments: dict[str, JsonValue]) -> keras.Model:
+    multiplier = float(str(arguments["width"]))
+    return efficientnet_lite0.build(height=spec.height, width=spec.width, width_multiplier=multiplier)
+
+
+# Architecture name → (InputSpec, resolved arguments) → model from image to feature map, with canonical layer names.
+BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], keras.Model]] = {
+    "efficientnet_lite0": _efficientnet_lite0,
+    "inception_v3": _inception_v3,
+}
+
+
+def build_backbone(architecture: Architecture, input_spec: InputSpec) -> keras.Model:
+    """The network of a manifest, freshly initialised and frozen (BatchNorm always infers, even with training=True).
+
+    Returns:
+        A functional model from float32 `[B, height, width, 3]` to {"feature_vector": [B, D], "feature_map":
+        [B, H, W, C]}; the vector is the map's mean over H and W.
+    Raises:
+        UnknownArchitecture, InvalidArguments, InputTooSmall.
+    """
+    facts = architecture_facts(architecture.name)
+    arguments = facts.resolved(architecture.arguments)
+    if min(input_spec.height, input_spec.width) < facts.min_size:
+        raise InputTooSmall(
+            f"architecture {facts.name!r} needs images of at least {facts.min_size} × {facts.min_size} pixels, "
+            f"got an input spec of {input_spec.height} × {input_spec.width}"
+        )
+    body = BUILDERS[facts.name](input_spec, arguments)
+    feature_map = body.output
+    vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(feature_map)
+    model = keras.Model(body.input, {"feature_vector": vector, "feature_map": feature_map}, name=facts.name)
+    model.trainable = False
+    return model
+
+
+class Backbone:
+    """A restored, frozen network.
+
+    Attributes:
+        architecture, input_spec: as the manifest has them.
+        digest: `sha256:<hex>` of what decides its features: weights, architecture and arguments. A cache key.
+        component_digest: of the safetensors file alone.
+        model: see `build_backbone`.
+        feature_dim: D; feature_map_shape: (H, W, C).
+        report: what became of every tensor.
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: Architecture,
+        input_spec: InputSpec,
+        component_digest: str,
+        model: keras.Model,
+        report: RestoreReport,
+    ) -> None:
+        facts = architecture_facts(architecture.name)
+        identity = {
+            "weights": component_digest,
+            "name": facts.name,
+            "arguments": facts.resolved(architecture.arguments),
+        }
+        self.architecture = architecture
+        self.input_spec = input_spec
+        self.component_digest = component_digest
+        self.digest = "sha256:" + hashlib.sha256(canonical_json(identity)).hexdigest()
+        self.model = model
+        self.report = report
+        self.feature_dim = int(model.output["feature_vector"].shape[-1])
+        height, width, depth = model.output["feature_map"].shape[1:]
+        self.feature_map_shape = (int(height), int(width), int(depth))
+        image_BHWC = tf.TensorSpec([None, input_spec.height, input_spec.width, 3], tf.float32, name="image_BHWC")
+        self._vector = tf.function(lambda image: self._outputs(image)["feature_vector"], input_signature=[image_BHWC])
+        self._map = tf.function(lambda image: self._outputs(image)["feature_map"], input_signature=[image_BHWC])
+
+    @classmethod
+    def from_version(cls, catalog: Catalog, version: str | ModelVersion) -> Backbone:
+        """Builds and restores the backbone of a version (or a reference to one); reads its backbone component only.
+
+        Raises:
+            NotFound: an unknown reference. NoBackbone. IncompleteRestore: file and network don't fit entirely.
+            DataLoss: a damaged file.
+        """
+        known = catalog.get(version) if isinstance(version, str) else version
+        manifest = known.manifest
+        component = manifest.component("backbone")
+        if component is None:
+            raise NoBackbone(f"{known.reference} has no backbone component", hint=f"zoo show {known.reference}")
+        model = build_backbone(manifest.architecture, manifest.input_spec)
+        report = restore(named_variables(model), read_safetensors(catalog.open_component(known, "backbone")))
+        report.require_complete(f"backbone of {known.reference}")
+        return cls(
+            architecture=manifest.architecture,
+            input_spec=manifest.input_spec,
+            component_digest=component.digest,
+            model=model,
+            report=report,
+        )
+
+    def feature_vector(self, image_BHWC: Any) -> tf.Tensor:
+        """`[B, D]` float32 of preprocessed images, float32 `[B, height, width, 3]`."""
+        return self._vector(tf.convert_to_tensor(image_BHWC, tf.float32))
+
+    def feature_map(self, image_BHWC: Any) -> tf.Tensor:
+        """`[B, H, W, C]` float32 of preprocessed images, float32 `[B, height, width, 3]`."""
+        return self._map(tf.convert_to_tensor(image_BHWC, tf.float32))
+
+    def _outputs(self, image_BHWC: tf.Tensor) -> dict[str, tf.Tensor]:
+        return dict(self.model(image_BHWC, training=False))

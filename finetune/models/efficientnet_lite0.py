@@ -1,0 +1,57 @@
+"""EfficientNet-Lite0 (see `zoo.architectures.efficientnet_lite0` for the source of its facts).
+
+Takes an input size and `width`. Gives a Keras model. Next: `finetune.models.backbone`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from finetune.models.restore import NORM_SUFFIX
+from zoo.architectures.efficientnet_lite0 import FACTS, Block, plan
+
+
+def build(*, height: int, width: int, width_multiplier: float) -> keras.Model:
+    """The network without its output layer: `[B, height, width, 3]` → `[B, H, W, 1280 · width_multiplier]`.
+
+    Padding is TensorFlow's "same". The PyTorch port computes its paddings once for 224 pixels ("static same"), which
+    is the same wherever a strided convolution meets an even side, so for every multiple of 32.
+    """
+    net = plan({"width": width_multiplier})
+    image = keras.Input((height, width, 3), name="image")
+    x = _convolution(image, "stem", net.stem, kernel=3, stride=2)
+    x = _relu6(_norm(x, "stem"), "stem")
+    for block in net.blocks:
+        x = _block(x, block)
+    x = _relu6(_norm(_convolution(x, "top", net.top, kernel=1), "top"), "top")
+    return keras.Model(image, x, name="efficientnet_lite0")
+
+
+def _block(x: Any, block: Block) -> Any:
+    """An inverted residual: expand, filter each channel, project; the sum with its input where shapes allow."""
+    entry, at = x, block.scope.replace("/", ".")
+    if block.expand != 1:
+        x = _convolution(x, f"{at}.expand", block.middle, kernel=1)
+        x = _relu6(_norm(x, f"{at}.expand"), f"{at}.expand")
+    x = keras.layers.DepthwiseConv2D(
+        block.kernel, strides=block.stride, padding="same", use_bias=False, name=f"{at}.depthwise"
+    )(x)
+    x = _relu6(_norm(x, f"{at}.depthwise"), f"{at}.depthwise")
+    x = _norm(_convolution(x, f"{at}.project", block.outputs, kernel=1), f"{at}.project")
+    if block.stride == 1 and block.inputs == block.outputs:
+        return keras.layers.Add(name=f"{at}.sum")([x, entry])
+    return x
+
+
+def _convolution(x: Any, scope: str, outputs: int, *, kernel: int, stride: int = 1) -> Any:
+    return keras.layers.Conv2D(outputs, kernel, strides=stride, padding="same", use_bias=False, name=scope)(x)
+
+
+def _norm(x: Any, scope: str) -> Any:
+    return keras.layers.BatchNormalization(epsilon=FACTS.batch_norm_epsilon, name=scope + NORM_SUFFIX)(x)
+
+
+def _relu6(x: Any, scope: str) -> Any:
+    return keras.layers.ReLU(max_value=6.0, name=f"{scope}.relu6")(x)

@@ -1,0 +1,93 @@
+"""TaskModel: a published backbone and its published head, ready to answer.
+
+Takes a ModelVersion. Gives the head layer with its stored weights. Next: `finetune.training` (start from a version),
+`finetune.predictor`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from finetune.models.backbone import Backbone
+from finetune.models.heads import head_kind
+from finetune.models.heads.head import Assets, HeadLayer
+from finetune.models.restore import named_variables, restore
+from zoo.errors import DataLoss, FailedPrecondition
+from zoo.tensors import read_safetensors
+
+if TYPE_CHECKING:
+    from zoo.catalog import Catalog, ModelVersion
+
+
+class NoHead(FailedPrecondition):
+    """A version that is a backbone only."""
+
+
+class HeadUnreadable(DataLoss):
+    """A manifest whose head record the head's own model refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskModel:
+    version: ModelVersion
+    backbone: Backbone
+    head: HeadLayer
+
+
+def load_task_model(catalog: Catalog, reference: str) -> TaskModel:
+    """Backbone and head of a version. Raises what `Backbone.from_version` and `load_head` raise."""
+    version = catalog.get(reference)
+    if version.manifest.head is None:  # before minutes of building a backbone that cannot answer
+        raise _no_head(version)
+    backbone = Backbone.from_version(catalog, version)
+    return TaskModel(version=version, backbone=backbone, head=load_head(catalog, version, backbone.feature_dim))
+
+
+def load_head(catalog: Catalog, version: ModelVersion, feature_dim: int) -> HeadLayer:
+    """The head of a version with its stored weights.
+
+    Args:
+        feature_dim: D of the backbone's feature vectors.
+    Raises:
+        NoHead; IncompleteRestore: file and layer don't fit entirely; UnknownHead; HeadUnreadable; DataLoss.
+    """
+    manifest = version.manifest
+    component = manifest.component("head")
+    if manifest.head is None or component is None:
+        raise _no_head(version)
+    kind = head_kind(manifest.head.kind)
+    try:
+        arguments = kind.Arguments.model_validate(manifest.head.arguments)
+    except ValidationError as error:
+        raise HeadUnreadable(f"{version.reference}: the {kind.kind} head's arguments: {error}") from None
+    layer = kind.build(arguments=arguments, feature_dim=feature_dim, assets=stored_assets(catalog, version), seed=0)
+    report = restore(named_variables(_keras(layer)), read_safetensors(catalog.open_component(version, "head")))
+    report.require_complete(f"{kind.kind} head of {version.reference}")
+    return layer
+
+
+def stored_assets(catalog: Catalog, version: ModelVersion) -> Assets:
+    """What the version's head learnt from its training split: asset files and classes, as `HeadKind.build` wants it."""
+    manifest = version.manifest
+    files = {asset.name: catalog.open_asset(version, asset.name).read_bytes() for asset in manifest.assets}
+    return Assets(
+        files=files,
+        classes=manifest.classes,
+        vocabulary_size=manifest.vocabulary.size if manifest.vocabulary else None,
+        tokenizer=manifest.vocabulary.tokenizer if manifest.vocabulary else None,
+    )
+
+
+def _keras(layer: HeadLayer) -> Any:
+    """Every head layer is a `keras.Layer` (see the seam); the protocol can't say so."""
+    return layer
+
+
+def _no_head(version: ModelVersion) -> NoHead:
+    return NoHead(
+        f"{version.reference} is a backbone only, it has no head",
+        hint=f"finetune run --backbone {version.reference} --head captioner --data DATA --name NAME",
+    )

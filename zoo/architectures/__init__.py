@@ -1,0 +1,31 @@
+"""The architectures that there are: one file and one line each."""
+
+from __future__ import annotations
+
+import difflib
+
+from zoo.architectures import efficientnet_lite0, inception_v3
+from zoo.architectures.facts import ArchitectureFacts
+from zoo.errors import InvalidArgument
+
+ARCHITECTURES: dict[str, ArchitectureFacts] = {
+    "efficientnet_lite0": efficientnet_lite0.FACTS,
+    "inception_v3": inception_v3.FACTS,
+}
+
+
+class UnknownArchitecture(InvalidArgument):
+    """A name that is not in `ARCHITECTURES`."""
+
+
+def architecture_facts(name: str) -> ArchitectureFacts:
+    """Raises UnknownArchitecture naming those there are."""
+    if name not in ARCHITECTURES:
+        near = difflib.get_close_matches(name, ARCHITECTURES, n=1)
+        meant = f"did you mean {near[0]!r}? " if near else ""
+        raise UnknownArchitecture(
+            f"no architecture {name!r}; {meant}there are {', '.join(sorted(ARCHITECTURES))}",
+            hint="zoo architectures",
+            architecture=name[:200],
+        )
+    return ARCHITECTURES[name]
