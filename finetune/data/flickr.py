@@ -1,0 +1,173 @@
+"""`flickr:PATH`: a folder of photos with several captions each, as Flickr8k and its kin are handed round.
+
+Takes a folder with `captions.txt` (CSV: image,caption) or `Flickr8k.token.txt` (name.jpg#0, tab, caption), and the
+photos in `images/`, `Images/` or one of the older names. Gives Examples and bytes. Next: `finetune.data.splits`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune.data.files import MalformedData, NoData, existing_folder, read_image, utf8_lines
+from finetune.data.source import BadRecord, Example
+
+CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt")
+IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")  # the first of the old names is no slip
+_TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#\d+\t(?P<caption>.*)\Z", re.DOTALL)
+_RECORD = re.compile(r"[^,\"]+\.(?:jpe?g|png|gif|bmp|webp),", re.IGNORECASE)
+_QUOTED = re.compile(r'"(?P<text>(?:[^"]|"")*)"[ \t]*\Z', re.DOTALL)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlickrSource:
+    """An ExampleSource. Ids are the photos' file names; `notes` says what was left aside without being bad."""
+
+    location: str
+    folder: Path
+    examples: Sequence[Example]
+    bad_records: Sequence[BadRecord]
+    notes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
+
+    @classmethod
+    def open(cls, location: str) -> FlickrSource:
+        """Reads the captions and lists the photos; no photo is opened.
+
+        Raises NoData: no such folder, caption file or image folder; MalformedData: a line that is not UTF-8, a header
+        other than `image,caption`.
+        """
+        root = existing_folder("flickr", location)
+        path = _first(root, CAPTION_FILES, "caption file", Path.is_file)
+        folder = _first(root, IMAGE_FOLDERS, "image folder", Path.is_dir)
+        names, hidden = _listed(folder)
+        bad: list[BadRecord] = []
+        captions = _collect(_records(path, bad), names, bad)
+        mentioned = captions.keys() | {record.id for record in bad}
+        bad += [BadRecord(id=name, reason=f"no caption in {path.name}") for name in sorted(names - mentioned)]
+        examples = tuple(Example(id=name, captions=tuple(captions[name])) for name in sorted(captions))
+        notes = (f"{hidden} hidden files in {folder.name}/ ignored",) if hidden else ()
+        return cls(location=f"flickr:{root}", folder=folder, examples=examples, bad_records=tuple(bad), notes=notes)
+
+    def read(self, index: int) -> bytes:
+        name = self.examples[index].id
+        return read_image(self.folder / name, name)
+
+
+def _first(root: Path, names: Sequence[str], what: str, fits: object) -> Path:
+    for name in names:
+        if callable(fits) and fits(root / name):
+            return root / name
+    raise NoData(f"flickr:{root}: no {what}; looked for {', '.join(names)}")
+
+
+def _listed(folder: Path) -> tuple[set[str], int]:
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_file()]
+    shown = {name for name in names if not name.startswith(".")}
+    return shown, len(names) - len(shown)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Record:
+    line: int
+    image: str
+    caption: str
+
+
+def _records(path: Path, bad: list[BadRecord]) -> list[_Record]:
+    lines = utf8_lines(path)
+    first = next((line for line in lines if line.strip()), "")
+    if _TOKEN_LINE.match(first):
+        return _token_records(path, lines, bad)
+    if first.strip().lower().replace(" ", "") not in ("image,caption", '"image","caption"') and not _RECORD.match(
+        first
+    ):
+        raise MalformedData(
+            f"{path}, line 1: expected the header 'image,caption' or lines 'name.jpg#0<tab>caption', got {first[:80]!r}"
+        )
+    return _csv_records(path, lines, bad)
+
+
+def _token_records(path: Path, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
+    records = []
+    for number, line in enumerate(lines, start=1):
+        match = _TOKEN_LINE.match(line)
+        if match:
+            records.append(_Record(line=number, image=match["image"], caption=match["caption"]))
+        elif line.strip():
+            bad.append(
+                BadRecord(id=f"{path.name}:{number}", reason=f"expected name.jpg#0<tab>caption, got {line[:80]!r}")
+            )
+    return records
+
+
+def _csv_records(path: Path, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
+    """CSV as it is met: captions with commas and quotes in quotes, or without. Python's csv module is not used: it
+    refuses a bare `\\r` in a field, and after one quote that is never closed it swallows the records that follow."""
+    records = []
+    number = 0 if _RECORD.match(next((line for line in lines if line.strip()), "")) else 1
+    while number < len(lines):
+        start, line = number + 1, lines[number]
+        number += 1
+        if not line.strip():
+            continue
+        image, comma, caption = _image_field(line)
+        if not comma:
+            bad.append(BadRecord(id=f"{path.name}:{start}", reason=f"expected image,caption, got {line[:80]!r}"))
+            continue
+        if caption.startswith('"'):
+            whole, taken = _quoted(caption, lines, number)
+            if whole is None:
+                bad.append(BadRecord(id=image, reason=f"{path.name}, line {start}: a quote is opened and never closed"))
+                continue
+            caption, number = whole, number + taken
+        records.append(_Record(line=start, image=image, caption=caption))
+    return records
+
+
+def _image_field(line: str) -> tuple[str, str, str]:
+    if line.startswith('"'):
+        image, quote, rest = line[1:].partition('"')
+        return (image, ",", rest[1:]) if quote and rest.startswith(",") else (line, "", "")
+    image, comma, caption = line.partition(",")
+    return image.strip(), comma, caption
+
+
+def _quoted(caption: str, lines: Sequence[str], after: int) -> tuple[str | None, int]:
+    """The text of a quoted caption, and how many lines after its own it takes (a caption may hold line ends)."""
+    whole = caption
+    for taken in range(len(lines) - after + 1):
+        match = _QUOTED.match(whole)
+        if match:
+            return match["text"].replace('""', '"'), taken
+        if whole.count('"') % 2 == 0:
+            return whole, taken  # quotes inside, none around: the caption as it stands
+        if after + taken == len(lines) or _RECORD.match(lines[after + taken]):
+            return None, 0
+        whole += "\n" + lines[after + taken]
+    return None, 0
+
+
+def _collect(records: Sequence[_Record], names: set[str], bad: list[BadRecord]) -> dict[str, list[str]]:
+    """Captions by photo, in the file's order; what cannot be used goes to `bad`, a missing photo once."""
+    composed = {unicodedata.normalize("NFC", name): name for name in names}  # macOS archives decompose accents
+    captions: dict[str, list[str]] = {}
+    missing: dict[str, list[int]] = {}
+    for record in records:
+        name = record.image if record.image in names else composed.get(unicodedata.normalize("NFC", record.image))
+        if name is None:
+            missing.setdefault(record.image, []).append(record.line)
+        elif not record.caption.strip():
+            bad.append(BadRecord(id=name, reason=f"line {record.line}: the caption is empty"))
+        else:
+            captions.setdefault(name, []).append(record.caption.strip(" \t"))
+    bad += [
+        BadRecord(id=image, reason=f"the image is missing; line {at[0]} and {len(at) - 1} more describe it")
+        for image, at in missing.items()
+    ]
+    return captions

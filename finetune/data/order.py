@@ -1,0 +1,102 @@
+"""Input order as a function: which example stands at a position of an epoch. No shuffle buffer, nothing to save.
+
+Takes (number of examples, seed). Gives indices for any range of positions. Next: `finetune.data.queue`.
+
+A keyed permutation: a Feistel network over the smallest power of two that holds all indices, walked again wherever
+it leads outside (cycle walking; Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The key is a hash of
+(seed, epoch). A golden test freezes it: a changed order would break the exact resume of every running job.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from zoo.errors import InvalidArgument, OutOfRange
+
+_ROUNDS = 8  # even, so that the halves are back in their places
+_MIN_BITS = 5  # below that the network has too few permutations to be fair to sets of two or three
+_BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
+_WHOLE_EPOCH = 1 << 16  # sets up to this size are permuted an epoch at a time, and remembered
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's multipliers
+
+
+@dataclass(frozen=True)
+class EpochOrder:
+    """The order of `num_examples` ≥ 1 examples in every epoch.
+
+    Positions count from 0 through the endless concatenation of epochs: position p lies in epoch p // num_examples.
+    """
+
+    num_examples: int
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.num_examples < 1:
+            raise InvalidArgument(f"an order needs at least 1 example, got {self.num_examples}")
+
+    def indices(self, epoch: int, start: int = 0, count: int | None = None) -> np.ndarray:
+        """int64 [count]: the examples at `start`, `start + 1`, … of `epoch`; by default to the epoch's end."""
+        count = self.num_examples - start if count is None else count
+        if epoch < 0 or start < 0 or count < 0 or start + count > self.num_examples:
+            raise OutOfRange(
+                f"epoch {epoch}, positions {start} to {start + count}: an epoch has positions 0 to {self.num_examples}"
+            )
+        if self.num_examples <= _WHOLE_EPOCH:
+            return _whole_epoch(self.num_examples, self.seed, epoch)[start : start + count].copy()
+        result = np.empty(count, np.int64)
+        for block in range(0, count, _BLOCK):
+            end = min(block + _BLOCK, count)
+            positions = np.arange(start + block, start + end, dtype=np.uint64)
+            result[block:end] = _permuted(positions, self.num_examples, _keys(self.seed, epoch))
+        return result
+
+    def at(self, first_position: int, count: int) -> np.ndarray:
+        """int64 [count]: the examples at `first_position`, … of the endless sequence of epochs."""
+        parts = []
+        while count > 0:
+            epoch, start = divmod(first_position, self.num_examples)
+            taken = min(count, self.num_examples - start)
+            parts.append(self.indices(epoch, start, taken))
+            first_position, count = first_position + taken, count - taken
+        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+
+
+@functools.lru_cache(maxsize=16)
+def _whole_epoch(num_examples: int, seed: int, epoch: int) -> np.ndarray:
+    return _permuted(np.arange(num_examples, dtype=np.uint64), num_examples, _keys(seed, epoch)).astype(np.int64)
+
+
+@functools.lru_cache(maxsize=64)
+def _keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
+    digest = hashlib.shake_256(f"order 1 {seed} {epoch}".encode()).digest(8 * _ROUNDS)
+    return tuple(np.frombuffer(digest, "<u8").astype(np.uint64))
+
+
+def _permuted(positions: np.ndarray, num_examples: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
+    bits = max(_MIN_BITS, (num_examples - 1).bit_length())
+    result = _feistel(positions, bits, keys)
+    outside = np.flatnonzero(result >= num_examples)
+    while outside.size:
+        walked = _feistel(result[outside], bits, keys)
+        result[outside] = walked
+        outside = outside[walked >= num_examples]
+    return result
+
+
+def _feistel(values: np.ndarray, bits: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
+    """A permutation of the numbers below 2**bits; the halves differ by one bit where `bits` is odd."""
+    low_bits, high_bits = bits // 2, bits - bits // 2
+    high, low = values >> np.uint64(low_bits), values & np.uint64((1 << low_bits) - 1)
+    for key in keys:
+        mixed = (low ^ key) * _M1
+        mixed ^= mixed >> np.uint64(29)
+        mixed *= _M2
+        mixed >>= np.uint64(64 - high_bits)  # a product's best-mixed bits are its highest
+        mixed ^= high
+        high, low = low, mixed
+        low_bits, high_bits = high_bits, low_bits
+    return (high << np.uint64(low_bits)) | low

@@ -1,0 +1,79 @@
+"""DATA, as users type it, to an ExampleSource.
+
+Takes `kind:location`. Gives an ExampleSource. Next: `finetune.data.splits`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from finetune.data.source import ExampleSource
+from finetune.data.splits import DEFAULT_RULE
+from zoo.errors import InvalidArgument, Unimplemented
+
+
+class UnknownSource(InvalidArgument):
+    """DATA that is not `kind:location` of a known kind."""
+
+
+def _flickr(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.flickr import FlickrSource
+
+    return FlickrSource.open(location)
+
+
+def _folder(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.folder import FolderSource
+
+    return FolderSource.open(location)
+
+
+def _jsonl(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.jsonl import JsonlSource
+
+    return JsonlSource.open(location, language=language)
+
+
+def _scenes(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.scenes import SceneSource
+
+    return SceneSource.open(location)
+
+
+SOURCES: dict[str, Callable[[str, str | None], ExampleSource]] = {
+    "flickr": _flickr,
+    "folder": _folder,
+    "jsonl": _jsonl,
+    "scenes": _scenes,
+}
+DEFAULT_RULES: dict[str, str] = {"scenes": "source"}  # kind → split rule, where it is not the general one
+
+
+def open_source(location: str, *, language: str | None = None) -> ExampleSource:
+    """Opens DATA (`kind:location`): reads its index, no image.
+
+    Raises UnknownSource; the source's own NotFound and InvalidArgument errors; InvalidArgument where `language` is set
+    for a kind that has no languages.
+    """
+    kind = _kind(location)
+    rest = location.partition(":")[2]
+    if rest.startswith("s3://"):
+        raise Unimplemented(f"data {location!r}: images in a bucket cannot be read yet; give a local folder")
+    if language is not None and kind != "jsonl":
+        raise InvalidArgument(f"data.language {language!r} has no meaning for {kind}:; only jsonl: has languages")
+    return SOURCES[kind](rest, language)
+
+
+def default_split(location: str) -> str:
+    """The split rule for DATA when none is given: scenes hold combinations out of training by themselves."""
+    return DEFAULT_RULES.get(_kind(location), DEFAULT_RULE)
+
+
+def _kind(location: str) -> str:
+    kind, colon, _ = location.partition(":")
+    if not colon or kind not in SOURCES:
+        raise UnknownSource(
+            f"data {location!r}: expected KIND:LOCATION with one of the kinds {', '.join(SOURCES)}",
+            hint="for photos with captions: flickr:PATH; for a folder per class: folder:PATH",
+        )
+    return kind
