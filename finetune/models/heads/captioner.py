@@ -53,7 +53,7 @@ class CaptionerKind:
     """The HeadKind of captioners (finetune.models.heads.head)."""
 
     kind = "captioner"
-    Arguments = CaptionerArguments
+    Arguments: type[BaseModel] = CaptionerArguments
 
     def learn_assets(self, examples: Sequence[Example], arguments: CaptionerArguments) -> Assets:
         """The vocabulary of a training split.

@@ -77,7 +77,7 @@ class CaptionerLayer(keras.layers.Layer):
         self.word_embedding.build((None, None))
         self.lstm.build((None, arguments.embedding))
         self.output_projection.build((None, arguments.units))
-        self.feature_dim = int(input_shape[-1])
+        self.feature_dim = input_shape[-1] or 0
         self.built = True
 
     # The step, shared by training and decoding.
