@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from zoo.errors import InvalidArgument
 
 MAX_NAME = 200
+MAX_SEGMENTS = 20  # `/` is stored as `%2F`: 200 + 2 × 19 still fits the 255 bytes of a file name
 _SEGMENT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_])?\Z")
 _ALIAS = re.compile(r"[a-z](?:[a-z0-9_-]{0,62})\Z")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -25,13 +26,15 @@ def check_model_name(name: str) -> str:
     """Returns `name` when it is a model's name; raises InvalidName otherwise.
 
     Allowed: one or more segments joined by `/`, each 1 to 64 of `A-Z a-z 0-9 . _ -` beginning with a letter or digit
-    and not ending in `.` or `-`; at most 200 characters in all.
+    and not ending in `.` or `-`; at most 20 segments and 200 characters in all.
     """
-    if len(name) <= MAX_NAME and all(_SEGMENT.match(part) for part in name.split("/")):
+    segments = name.split("/")
+    if len(name) <= MAX_NAME and len(segments) <= MAX_SEGMENTS and all(_SEGMENT.match(part) for part in segments):
         return name
     raise InvalidName(
         f"model name {name!r} cannot be one: allowed are segments of 1 to 64 letters, digits, '.', '_' and '-' "
-        f"(beginning with a letter or digit, not ending in '.' or '-'), joined by '/', at most {MAX_NAME} characters",
+        f"(beginning with a letter or digit, not ending in '.' or '-'), joined by '/', at most {MAX_SEGMENTS} segments "
+        f"and {MAX_NAME} characters",
         hint="try a name like 'captioner' or 'team/captioner'",
         name=name[:300],
     )
@@ -64,7 +67,7 @@ class Reference:
         check_model_name(name)
         if not at or selector == LATEST:
             return cls(name=name)
-        if selector.isascii() and selector.isdigit() and int(selector) >= 1:
+        if re.fullmatch(r"[0-9]{1,18}", selector) and int(selector) >= 1:
             return cls(name=name, version=int(selector))
         if _DIGEST.match(selector):
             return cls(name=name, digest=selector)

@@ -1,0 +1,48 @@
+"""Which texts are keys. Every store asks here first, so that all of them refuse the same ones."""
+
+from __future__ import annotations
+
+from zoo.atomic_file import TEMPORARY
+from zoo.store.object_store import InvalidKey
+
+MAX_KEY = 1000  # characters
+MAX_SEGMENT = 255  # bytes in UTF-8: what a local file system takes as a name
+
+
+def check_key(key: str) -> str:
+    """Returns `key` when it is one; raises InvalidKey otherwise. The rules are those of `zoo.store.object_store`."""
+    if not key:
+        raise InvalidKey("an object's key cannot be empty")
+    fault = _fault(key, key.split("/"))
+    if fault:
+        raise InvalidKey(f"object key {key[:300]!r}: {fault}", key=repr(key[:300]))
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """Returns `prefix` when keys can begin with it; raises InvalidKey otherwise. It may be empty or end in `/`."""
+    *folders, last = prefix.split("/")
+    fault = _fault(prefix, folders) or (_segment_fault(last) if last not in ("", ".", "..") else None)
+    if fault:
+        raise InvalidKey(f"key prefix {prefix[:300]!r}: {fault}", key=repr(prefix[:300]))
+    return prefix
+
+
+def _fault(key: str, segments: list[str]) -> str | None:
+    if len(key) > MAX_KEY:
+        return f"{len(key)} characters, at most {MAX_KEY} are allowed"
+    return next((fault for fault in map(_segment_fault, segments) if fault), None)
+
+
+def _segment_fault(segment: str) -> str | None:
+    if segment in ("", ".", ".."):
+        return f"a segment is {segment!r}; none may be empty, '.' or '..'"
+    if "\\" in segment or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in segment):
+        return "a backslash or a control character in it; neither is allowed"
+    if any(0xD800 <= ord(c) <= 0xDFFF for c in segment):
+        return "half of a surrogate pair in it, which UTF-8 has no bytes for"
+    if len(segment.encode()) > MAX_SEGMENT:
+        return f"a segment of {len(segment.encode())} bytes, at most {MAX_SEGMENT} are allowed"
+    if segment.startswith(TEMPORARY):
+        return f"a segment begins with {TEMPORARY!r}, which stores keep for unfinished files"
+    return None
