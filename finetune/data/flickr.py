@@ -20,6 +20,7 @@ CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt")
 IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")  # the first of the old names is no slip
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#\d+\t(?P<caption>.*)\Z", re.DOTALL)
 _RECORD = re.compile(r"[^,\"]+\.(?:jpe?g|png|gif|bmp|webp),", re.IGNORECASE)
+_MAX_LINES = 50  # in one caption; bounds the search for a closing quote
 _QUOTED = re.compile(r'"(?P<text>(?:[^"]|"")*)"[ \t]*\Z', re.DOTALL)
 
 
@@ -141,7 +142,7 @@ def _image_field(line: str) -> tuple[str, str, str]:
 def _quoted(caption: str, lines: Sequence[str], after: int) -> tuple[str | None, int]:
     """The text of a quoted caption, and how many lines after its own it takes (a caption may hold line ends)."""
     whole = caption
-    for taken in range(len(lines) - after + 1):
+    for taken in range(min(len(lines) - after, _MAX_LINES) + 1):
         match = _QUOTED.match(whole)
         if match:
             return match["text"].replace('""', '"'), taken

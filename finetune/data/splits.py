@@ -1,6 +1,6 @@
 """Which example is for training, which for validation, which for the test: decided once, from one list.
 
-Takes Examples and a rule. Gives a Split of indices. Next: `finetune.models.heads` (targets) and `finetune.data.features`.
+Takes Examples and a rule. Gives a Split of indices. Next: `finetune.models.heads` (targets), `finetune.data.features`.
 
 Rules: `ordered:800,100[,100]` counts, by id · `hash:0.8,0.1[,0.1]` shares, each example by its own id alone, so that it
 never changes sides when others come or go · `stratified:0.8,0.2` shares of every class, drawn with the seed ·
@@ -76,8 +76,8 @@ class Split:
 def split_examples(examples: Sequence[Example], rule: str, *, seed: int) -> Split:
     """Applies `rule` (see the module). `seed` matters to `stratified:` only.
 
-    Raises InvalidSplit: an unknown rule, bad numbers, more asked than there is, or a part that would be empty; NotFound:
-    no such file; SplitChanged: the file names examples that are gone.
+    Raises InvalidSplit: an unknown rule, bad numbers, more asked than there is, or a part that would be empty;
+    NotFound: no such file; SplitChanged: the file names examples that are gone.
     """
     kind, _, rest = rule.partition(":")
     if kind not in _RULES:

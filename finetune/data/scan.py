@@ -1,0 +1,31 @@
+"""A look at every image before step 1, so that a bad one is found now and not in the middle of an epoch.
+
+Takes an ExampleSource. Gives BadRecords. Next: `finetune.training.prepare` counts them against `data.max_bad_share`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from finetune.data.image_header import UnreadableImage, check_image
+from finetune.data.source import BadRecord, ExampleSource
+
+
+def scan(source: ExampleSource, indices: Sequence[int], max_pixels: int) -> list[BadRecord]:
+    """The images among `indices` whose header shows them to be unusable, in that order.
+
+    Found here: gone, empty, not an image, over `max_pixels`. Not found: data that break off or are damaged further
+    on; only decoding shows those, and `finetune.data.features` lists them in the same form.
+    """
+
+    def check(index: int) -> BadRecord | None:
+        try:
+            check_image(source.read(index), max_pixels)
+        except UnreadableImage as error:
+            return BadRecord(id=source.examples[index].id, reason=error.message)
+        return None
+
+    with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1), thread_name_prefix="scan") as pool:
+        return [record for record in pool.map(check, indices) if record is not None]
