@@ -18,14 +18,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.spec import JobSpec
+from zoo.atomic_file import replaced_file
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 
 
@@ -209,37 +208,13 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def write_json(path: Path, value: Mapping[str, Any], *, durable: bool = True) -> None:
-    """Replaces a JSON file atomically. Infinities and NaN, which JSON doesn't have, become null."""
-    data = json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False).encode()
-    write_bytes(path, data + b"\n", durable=durable)
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Replaces a JSON file atomically. Infinities and NaN, which JSON doesn't have, become null.
 
-
-def write_bytes(path: Path, data: bytes, *, durable: bool = True) -> None:
-    """Replaces a file atomically: readers see the old bytes or the new, also after a crash when `durable`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    try:
-        with temporary.open("xb") as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    if durable:
-        sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes renames in a folder last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    Raises the errors of `zoo.atomic_file` (NoSpace, NoAccess, …).
+    """
+    with replaced_file(path) as file:
+        file.write(json.dumps(_finite(value), ensure_ascii=False, indent=1, allow_nan=False).encode() + b"\n")
 
 
 def _finite(value: Any) -> Any:

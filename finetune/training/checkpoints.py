@@ -1,4 +1,4 @@
-"""Checkpoints: what a run needs to go on exactly where it was. Training-time only; a ModelVersion is what gets published.
+"""Checkpoints: what a run needs to go on exactly where it was. What gets published is a ModelVersion, not a Checkpoint.
 
 Takes a Trainer's variables. Gives folders `checkpoints/<step>/`, complete as soon as they have that name.
 Next: `finetune.training.evaluator` reads them, `finetune.training.publish` exports the best.
@@ -6,7 +6,6 @@ Next: `finetune.training.evaluator` reads them, `finetune.training.publish` expo
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -21,9 +20,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.jobs.folder import read_json, sync_folder, write_json
+from finetune.jobs.folder import read_json, write_json
 from finetune.spec import JobSpec
-from zoo.errors import DataLoss, FailedPrecondition, NotFound, ResourceExhausted
+from zoo.atomic_file import NoSpace, fsync_directory, storage_error
+from zoo.errors import DataLoss, FailedPrecondition, NotFound
 
 _PREFIX = "checkpoint"
 _RECORD = "checkpoint.json"
@@ -40,10 +40,6 @@ class CheckpointGone(NotFound):
 
 class DamagedCheckpoint(DataLoss):
     """A Checkpoint that is there can't be read."""
-
-
-class DiskFull(ResourceExhausted):
-    """No space is left where a job writes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +67,7 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """The steps of all complete Checkpoints, rising."""
         try:
-            names = os.listdir(self.root)
+            names = [path.name for path in self.root.iterdir()]
         except FileNotFoundError:
             return []
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
@@ -79,7 +75,7 @@ class Checkpoints:
     def save(
         self, variables: Mapping[str, Mapping[str, Any]], *, step: int, train_loss: float | None, seconds: float
     ) -> None:
-        """Writes one Checkpoint. Raises DiskFull; whatever happens, the ones before it stay as they were.
+        """Writes one Checkpoint. Raises NoSpace and the like; whatever happens, the ones before it stay as they were.
 
         The rename is the commit: a folder with a step's name is complete, and lasts through a power cut.
         """
@@ -97,7 +93,7 @@ class Checkpoints:
             write_json(temporary / _RECORD, record.__dict__)
             _sync_files(temporary)
             temporary.rename(self.root / str(step))
-            sync_folder(self.root)
+            fsync_directory(self.root)
         except (OSError, tf.errors.OpError) as error:
             raise disk_error(error, self.root) from error
         finally:
@@ -174,17 +170,17 @@ class Checkpoints:
         )
 
 
-def disk_error(error: Exception, folder: Path) -> Exception:
-    """DiskFull where that is what the system or TensorFlow says, else the error itself."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-    full = full or (isinstance(error, tf.errors.OpError) and "No space left" in str(error))
-    if not full:
-        return error
-    return DiskFull(
-        f"no space is left on the disk of {folder}; the last complete Checkpoint is kept",
-        hint="free some space, then run the same command: it resumes",
-        folder=str(folder),
-    )
+def disk_error(error: OSError | tf.errors.OpError, folder: Path) -> Exception:
+    """The error of our tree where the disk is at fault; TensorFlow says so in words only."""
+    if isinstance(error, OSError):
+        return storage_error(error, "write", folder)
+    if "No space left" in str(error) or "Disk quota exceeded" in str(error):
+        return NoSpace(
+            f"cannot write {folder}: the disk is full; the Checkpoints before are kept",
+            hint="free some space, then run the same command: it resumes",
+            path=str(folder),
+        )
+    return error
 
 
 def _groups(variables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -235,4 +231,4 @@ def _sync_files(folder: Path) -> None:
     for path in folder.iterdir():
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    sync_folder(folder)
+    fsync_directory(folder)

@@ -5,6 +5,7 @@ Takes where a run is. Gives progress.json (replaced atomically) and a bar on std
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,65 +14,95 @@ from types import TracebackType
 from typing import Any, TextIO
 
 from finetune.jobs.folder import JobFolder, write_json
+from zoo.errors import ZooError
 
-_WRITE_EVERY = 0.5  # seconds; watchers are promised one a second
+FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total")
+_PULSE = 0.5  # seconds; watchers are promised one a second
 _LINE_EVERY = 5.0  # seconds between lines where stderr is no terminal
 _BAR = 24  # characters
 
 
+class Pulse:
+    """Rewrites a small file from a thread of its own, so that others can tell a long step from a death.
+
+    A disk that is full or gone stops no training: the pulse says so once on stderr and goes on trying.
+    """
+
+    def __init__(self, path: Path, state: dict[str, Any] | None = None) -> None:
+        self._path = path
+        self._state = dict(state or {})
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._failed = False
+        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
+
+    def set(self, **values: Any) -> None:
+        with self._lock:
+            self._state |= values
+
+    def write(self) -> None:
+        """Writes the present state now."""
+        with self._lock:
+            try:
+                write_json(self._path, self._state | {"time": time.time(), "pid": os.getpid()})
+                self._failed = False
+            except ZooError as error:
+                if not self._failed:
+                    print(f"warning: {error}", file=sys.stderr)
+                self._failed = True
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread; the file keeps the last state."""
+        self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.is_set():
+            self.write()
+            self._ended.wait(_PULSE)
+
+
 class Progress:
-    """One process' progress. `update` is cheap: it writes at most twice a second, unless the phase changes."""
+    """The chief's progress.json and its bar. `update` is cheap: a thread writes the file, twice a second."""
 
     def __init__(self, folder: JobFolder, *, steps: int, stream: TextIO | None = None) -> None:
-        self._folder = folder
         self._stream = stream if stream is not None else sys.stderr
         self._terminal = self._stream.isatty()
-        self._written = 0.0
         self._shown = 0.0
-        self._state: dict[str, Any] = {
-            "phase": "starting",
-            "step": 0,
-            "steps": steps,
-            "loss": None,
-            "examples_per_second": None,
-            "eta_seconds": None,
-            "done": None,
-            "total": None,
-        }
+        self._state: dict[str, Any] = dict.fromkeys(FIELDS) | {"phase": "starting", "step": 0, "steps": steps}
+        self._pulse = Pulse(folder.progress_path, self._state)
+
+    def __enter__(self) -> Progress:
+        self._pulse.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._pulse.stop()
+        self._pulse.write()
+        if self._terminal:
+            self._stream.write("\n")
 
     def update(self, *, phase: str, **values: Any) -> None:
-        """`values`: step, loss, examples_per_second, eta_seconds; done and total count things within the phase."""
+        """`values` are among FIELDS; `done` and `total` count things within the phase."""
         turned = phase != self._state["phase"]
         if turned:
             self._state |= {"done": None, "total": None}
         self._state |= {"phase": phase, **values}
+        self._pulse.set(**self._state)
         now = time.monotonic()
-        if turned or now - self._written >= _WRITE_EVERY:
-            self._write(now)
-        if turned or now - self._shown >= (_WRITE_EVERY if self._terminal else _LINE_EVERY):
-            self._show(now)
-
-    def finish(self, phase: str) -> None:
-        """The last word: written whatever the time, and the bar's line ended."""
-        self._state |= {"phase": phase, "eta_seconds": 0.0 if phase == "done" else None}
-        self._write(time.monotonic())
-        self._show(time.monotonic())
-        if self._terminal:
-            self._stream.write("\n")
+        if turned or now - self._shown >= (_PULSE if self._terminal else _LINE_EVERY):
+            self._shown = now
+            line = progress_line(self._state)
+            self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
+            self._stream.flush()
 
     def say(self, text: str) -> None:
         """A line of talk that doesn't tear the bar."""
         self._stream.write(f"\r\x1b[K{text}\n" if self._terminal else f"{text}\n")
-        self._stream.flush()
-
-    def _write(self, now: float) -> None:
-        self._written = now
-        write_json(self._folder.progress_path, self._state | {"time": time.time()}, durable=False)
-
-    def _show(self, now: float) -> None:
-        self._shown = now
-        line = progress_line(self._state)
-        self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
         self._stream.flush()
 
 
@@ -96,33 +127,6 @@ def progress_line(state: dict[str, Any]) -> str:
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
-
-
-class Pulse:
-    """Writes a small file every second from a thread of its own, so that others can tell a long step from a death."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._step: int | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="pulse", daemon=True)
-
-    def at(self, step: int | None) -> None:
-        self._step = step
-
-    def __enter__(self) -> Pulse:
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _beat(self) -> None:
-        while True:
-            write_json(self._path, {"time": time.time(), "step": self._step}, durable=False)
-            if self._stop.wait(1.0):
-                return
 
 
 def pulse_age(path: Path) -> float:

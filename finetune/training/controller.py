@@ -1,0 +1,253 @@
+"""Controller: trains to the next boundary, saves, lets the Evaluator follow, and decides when it is over.
+
+Takes a Trainer, batches from any step on, Checkpoints and the evaluations that another process writes.
+Gives the Outcome. Next: `finetune.training.publish`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from finetune.jobs.folder import JobFolder, write_json
+from finetune.spec import JobSpec
+from finetune.training.best import is_evaluation_step, rotation
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.evaluations import Evaluations
+from finetune.training.progress import Progress, pulse_age
+from finetune.training.stop import Interrupted, StopSignal
+from finetune.training.summaries import Summaries
+from finetune.training.trainer import Stretch, Trainer
+from zoo.errors import FailedPrecondition, Unavailable
+
+_CALL_SECONDS = 0.4  # a tf.function call lasts about this long: progress moves, and SIGTERM is seen
+_EVALUATOR_TIMEOUT = 300.0  # seconds without a pulse of the Evaluator
+
+
+class EvaluatorGone(Unavailable):
+    """The chief waits for an evaluation and no Evaluator is alive to write it."""
+
+
+class EvaluatorFailed(FailedPrecondition):
+    """The Evaluator ended with an error, which is in error.json."""
+
+
+class NoFiniteMetric(FailedPrecondition):
+    """No evaluation gave a finite number: there is no best Checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """`steps`: how many were done that count, i.e. up to the early stop. `best_step` is to be exported."""
+
+    steps: int
+    best_step: int
+    stopped_early: bool
+    seconds: float
+
+
+@dataclass
+class _Sums:
+    """Stretches added up since a boundary."""
+
+    since: float
+    stretch: Stretch | None = None
+
+    def add(self, new: Stretch) -> None:
+        old = self.stretch
+        if old is None:
+            self.stretch = new
+            return
+        self.stretch = Stretch(
+            steps=old.steps + new.steps,
+            examples=old.examples + new.examples,
+            loss_sum=old.loss_sum + new.loss_sum,
+            weight_sum=old.weight_sum + new.weight_sum,
+            metrics={k: (old.metrics[k][0] + v[0], old.metrics[k][1] + v[1]) for k, v in new.metrics.items()},
+            gradient_norm=new.gradient_norm,
+            learning_rate=new.learning_rate,
+            waited_seconds=old.waited_seconds + new.waited_seconds,
+        )
+
+
+class Controller:
+    """`seconds_before`: wall time that earlier sessions of this run took. `evaluated`: whether there is a validation
+    split; without one no Evaluator is waited for, and the last Checkpoint is the best."""
+
+    def __init__(
+        self,
+        *,
+        folder: JobFolder,
+        spec: JobSpec,
+        trainer: Trainer,
+        checkpoints: Checkpoints,
+        batches: Callable[[int], Iterable[Any]],
+        progress: Progress,
+        summaries: Summaries,
+        stop: StopSignal,
+        evaluated: bool,
+        seconds_before: float = 0.0,
+        evaluator_timeout: float = _EVALUATOR_TIMEOUT,
+    ) -> None:
+        self._folder = folder
+        self._train = spec.train
+        self._trainer = trainer
+        self._checkpoints = checkpoints
+        self._batches = batches
+        self._progress = progress
+        self._summaries = summaries
+        self._stop = stop
+        self._evaluated = evaluated
+        self._evaluations = Evaluations(folder, spec.train)
+        self._evaluator_timeout = evaluator_timeout
+        self._began = time.monotonic() - seconds_before
+        self._step = int(trainer.global_step.numpy())
+        self._step_seconds: float | None = None  # a moving mean
+        self._traced = False
+        self._since_summary = _Sums(time.monotonic())
+        self._since_save = _Sums(time.monotonic())
+
+    def run(self) -> Outcome:
+        """Trains to the end or the early stop, then waits until the Evaluator has caught up.
+
+        Raises Interrupted (after saving) on SIGTERM, NonFiniteLoss, NoFiniteMetric, EvaluatorGone, EvaluatorFailed,
+        NoSpace.
+        """
+        self._folder.checkpoints_done_path.unlink(missing_ok=True)
+        if self._step < self._train.steps and not self._stopped():
+            iterator = iter(self._batches(self._step))
+            try:
+                while self._step < self._train.steps and not self._stopped():
+                    self._stretch(iterator)
+            finally:
+                self._stop.deferred = False
+        write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
+        self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
+        return self._outcome()
+
+    def _stretch(self, iterator: Any) -> None:
+        """One call of the Trainer, and what is due at the step that it reaches."""
+        begin = time.monotonic()
+        stretch = self._trainer.run(iterator, self._num_steps())
+        seconds = time.monotonic() - begin
+        self._stop.deferred = True  # from here on there are steps to lose
+        self._step += stretch.steps
+        mean = seconds / stretch.steps
+        self._step_seconds = None if not self._traced else 0.7 * (self._step_seconds or mean) + 0.3 * mean
+        self._traced = True  # the first call's time was spent on tracing
+        for sums in (self._since_summary, self._since_save):
+            sums.add(stretch)
+        self._report(stretch)
+        if self._step % self._train.summary_every == 0 or self._step == self._train.steps:
+            self._summarise()
+        if is_evaluation_step(self._step, self._train):
+            self._save()
+            keep = self._train.keep_checkpoints
+            self._wait("the Evaluator to catch up", lambda: self._stopped() or len(self._unevaluated()) <= keep)
+        if self._stop.requested:
+            self._leave()
+
+    def _num_steps(self) -> int:
+        """Up to the next boundary, and for about `_CALL_SECONDS`; the grouping has no influence on the weights."""
+        boundary = min(
+            self._train.steps,
+            *(every * (self._step // every + 1) for every in (self._train.summary_every, self._train.evaluate_every)),
+        )
+        affordable = 1 if self._step_seconds is None else max(1, int(_CALL_SECONDS / max(self._step_seconds, 1e-6)))
+        return min(boundary - self._step, affordable)
+
+    def _report(self, stretch: Stretch) -> None:
+        done, each = self._since_summary.stretch, self._step_seconds
+        self._progress.update(
+            phase="training",
+            step=self._step,
+            loss=done.loss if done else None,
+            examples_per_second=stretch.examples / stretch.steps / each if each else None,
+            eta_seconds=(self._train.steps - self._step) * each if each else None,
+        )
+
+    def _summarise(self) -> None:
+        now = time.monotonic()
+        if self._since_summary.stretch is not None:
+            self._summaries.stretch(self._step, self._since_summary.stretch, seconds=now - self._since_summary.since)
+        self._since_summary = _Sums(now)
+
+    def _save(self) -> None:
+        """Saves, then rotates: what goes is decided with the new Checkpoint in place."""
+        since = self._since_save.stretch
+        self._checkpoints.save(
+            self._trainer.variables,
+            step=self._step,
+            train_loss=since.loss if since else None,
+            seconds=time.monotonic() - self._began,
+        )
+        self._since_save = _Sums(time.monotonic())
+        self._rotate()
+
+    def _rotate(self) -> None:
+        saved = self._checkpoints.steps()
+        best = self._evaluations.verdict().best if self._evaluated else None
+        evaluated = [step for step in saved if not self._evaluated or self._evaluations.get(step) is not None]
+        keep = self._train.keep_checkpoints
+        for step in rotation(
+            saved, keep=keep, evaluated=evaluated, best=best.step if best else None, train=self._train
+        ):
+            self._checkpoints.remove(step)
+
+    def _leave(self) -> None:
+        if self._step not in self._checkpoints.steps():
+            self._save()
+        self._progress.say(f"interrupted at step {self._step}; the same command resumes there")
+        raise Interrupted
+
+    def _stopped(self) -> bool:
+        return self._evaluated and self._evaluations.verdict().stop_step is not None
+
+    def _unevaluated(self) -> list[int]:
+        if not self._evaluated:
+            return []
+        return [
+            step
+            for step in self._checkpoints.steps()
+            if is_evaluation_step(step, self._train) and self._evaluations.get(step) is None
+        ]
+
+    def _wait(self, what: str, ready: Callable[[], bool]) -> None:
+        """Until `ready`, looking ten times a second; the disk stays bounded because the chief doesn't run ahead."""
+        begin = time.monotonic()
+        while not ready():
+            if self._stop.requested:
+                self._leave()
+            error = self._folder.read_error()
+            if error is not None:
+                raise EvaluatorFailed(f"the Evaluator ended with an error: {error.get('message')}")
+            silent = min(time.monotonic() - begin, pulse_age(self._folder.evaluator_path))
+            if silent > self._evaluator_timeout:
+                raise EvaluatorGone(
+                    f"waited {silent:.0f} s for {what}, and no Evaluator is alive for {self._folder.root}",
+                    hint="look at logs/evaluator.log, then run the same command: it resumes",
+                )
+            if time.monotonic() - begin > 1.0:  # shorter waits aren't worth a line
+                self._progress.update(phase="waiting", eta_seconds=None, examples_per_second=None)
+            time.sleep(0.1)
+
+    def _outcome(self) -> Outcome:
+        seconds = time.monotonic() - self._began
+        if not self._evaluated:
+            return Outcome(steps=self._step, best_step=self._step, stopped_early=False, seconds=seconds)
+        verdict = self._evaluations.verdict()
+        if verdict.best is None:
+            name = self._train.early_stop.metric
+            raise NoFiniteMetric(
+                f"none of the {len(self._evaluations.sequence())} evaluations gave a finite {name}: there is no best "
+                "Checkpoint to publish",
+                hint="lower train.optimizer.learning_rate or look at the data",
+            )
+        return Outcome(
+            steps=verdict.stop_step or self._step,
+            best_step=verdict.best.step,
+            stopped_early=verdict.stop_step is not None and verdict.stop_step < self._train.steps,
+            seconds=seconds,
+        )

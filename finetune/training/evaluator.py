@@ -1,0 +1,116 @@
+"""Evaluator: follows the Checkpoints of a job in a process of its own, each once, in order.
+
+Takes Checkpoints and the validation split. Gives `evaluations/<step>.json`. Next: `finetune.training.best`.
+
+It only reads Checkpoints and is in no cluster: a parameter-server coordinator would hang on it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from finetune.jobs.folder import JobFolder, read_json
+from finetune.models.heads.head import HeadLayer
+from finetune.models.restore import restore
+from finetune.spec import TrainConfig
+from finetune.training.best import evaluation_steps
+from finetune.training.checkpoints import CheckpointGone, Checkpoints
+from finetune.training.evaluate import SplitEvaluation
+from finetune.training.evaluations import EvalResult, Evaluations
+from finetune.training.progress import Pulse, pulse_age
+from finetune.training.split_data import SplitData
+from finetune.training.summaries import Summaries
+from finetune.training.weights import head_weights
+from zoo.errors import Unavailable
+
+_POLL = 0.2  # seconds
+_CHIEF_TIMEOUT = 300.0  # seconds without a sign of life of the chief
+
+
+class ChiefGone(Unavailable):
+    """Nothing new appears, and no chief is alive to save it."""
+
+
+class Evaluator:
+    """Evaluates what is there already, then waits for more, until the chief's end marker or the early stop."""
+
+    def __init__(
+        self,
+        *,
+        folder: JobFolder,
+        train: TrainConfig,
+        head: HeadLayer,
+        validation: SplitData,
+        checkpoints: Checkpoints,
+        summaries: Summaries,
+        pulse: Pulse,
+        chief_timeout: float = _CHIEF_TIMEOUT,
+    ) -> None:
+        self._folder = folder
+        self._train = train
+        self._weights = head_weights(head)
+        self._num_examples = len(validation.examples)
+        self._evaluation = SplitEvaluation(head, validation, batch_size=train.batch_size)
+        self._checkpoints = checkpoints
+        self._summaries = summaries
+        self._pulse = pulse
+        self._chief_timeout = chief_timeout
+        self._evaluations = Evaluations(folder, train)
+        self._passed: set[int] = set()  # rotated away before they could be read
+
+    def run(self) -> None:
+        """Raises ChiefGone naming the folder, DamagedCheckpoint, AnotherCheckpoint."""
+        quiet_since = time.monotonic()
+        while self._evaluations.verdict().stop_step is None:
+            done = read_json(self._folder.checkpoints_done_path)  # looked at first: what is saved later isn't missed
+            step = self._next()
+            if step is not None:
+                self._evaluate(step)
+                quiet_since = time.monotonic()
+                continue
+            if done is not None:
+                return
+            silent = min(time.monotonic() - quiet_since, pulse_age(self._folder.progress_path))
+            if silent > self._chief_timeout:
+                raise ChiefGone(
+                    f"no new Checkpoint in {self._folder.checkpoints} for {silent:.0f} s, and no chief is alive there",
+                    hint="run the same command again: it resumes",
+                )
+            time.sleep(_POLL)
+
+    def _next(self) -> int | None:
+        """The first saved evaluation step without a result. Also after a restart nothing is evaluated twice."""
+        saved = set(self._checkpoints.steps())
+        for step in evaluation_steps(self._train):
+            if step in saved and step not in self._passed and self._evaluations.get(step) is None:
+                return step
+        return None
+
+    def _evaluate(self, step: int) -> None:
+        self._pulse.set(step=step)
+        try:
+            weights = self._checkpoints.read_weights(step)
+        except CheckpointGone as error:
+            # The chief never removes what isn't evaluated; somebody else may. The next one is as good.
+            print(f"warning: {error.message}; going on with the next", file=sys.stderr)
+            self._passed.add(step)
+            return
+        metrics = self._metrics(weights)
+        self._evaluations.write(
+            EvalResult(step=step, split="validation", num_examples=self._num_examples, metrics=metrics)
+        )
+        self._summaries.scalars(step, metrics)
+        print(f"step {step}: " + _line(metrics), file=sys.stderr, flush=True)
+
+    def _metrics(self, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        restore(self._weights, weights).require_complete("the Checkpoint's head")
+        return self._evaluation()
+
+
+def _line(metrics: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.4f}" for name, value in metrics.items() if isinstance(value, int | float))

@@ -1,0 +1,90 @@
+"""Initialise: the ladder of first weights, in one place.
+
+Takes what was prepared. Gives a Trainer at the step to go on from. Next: `finetune.training.controller`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import tensorflow as tf
+
+from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
+from finetune.models.heads.head import HeadLayer
+from finetune.models.restore import restore
+from finetune.spec import JobSpec
+from finetune.training.checkpoints import Checkpoints
+from finetune.training.prepare import Prepared
+from finetune.training.publish import Initial, tensor_digests
+from finetune.training.trainer import Trainer
+from finetune.training.weights import as_arrays, head_weights
+from zoo.catalog import Catalog
+from zoo.restore_report import RestoreReport
+from zoo.tensors import read_safetensors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """`seconds`: training time that earlier sessions have spent up to the Checkpoint."""
+
+    head: HeadLayer
+    trainer: Trainer
+    step: int
+    seconds: float
+    initial: Initial
+
+
+def initialise(
+    *,
+    folder: JobFolder,
+    spec: JobSpec,
+    catalog: Catalog,
+    prepared: Prepared,
+    checkpoints: Checkpoints,
+    strategy: tf.distribute.Strategy,
+) -> Start:
+    """Resume this job's newest Checkpoint; else start from a ModelVersion's weights; else fresh.
+
+    Raises AnotherCheckpoint, DamagedCheckpoint, IncompleteRestore (the version's head and the spec's don't fit).
+    """
+    with strategy.scope():
+        head = prepared.build_head(seed=spec.train.seed)
+    trainer = Trainer(head=head, config=spec.train, strategy=strategy)
+    weights = head_weights(head)
+    path = folder.prepared / "initial.json"
+    saved = checkpoints.steps()
+
+    # 1. Resume: every variable, the moving averages and the random generators included.
+    if saved:
+        record = checkpoints.restore(trainer.variables, step=saved[-1])
+        value = read_json(path)
+        if value is None:
+            raise DamagedJobFile(f"{folder.checkpoints} has Checkpoints, but {path} is not there")
+        return Start(head=head, trainer=trainer, step=record.step, seconds=record.seconds, initial=Initial(**value))
+
+    # 2. Start from a version: weights only, at step 0. Its vocabulary or classes came with it in `prepare`.
+    if spec.start_from is not None:
+        version = catalog.get(prepared.start_from or spec.start_from)
+        report = restore(weights, read_safetensors(catalog.open_component(version, "head")))
+        report.require_complete(f"{version.reference}'s head in a {spec.head.kind} head of this spec")
+        trainer.start_averages()
+        start: str | None = version.reference
+
+    # 3. Fresh: what `build` made of the seed.
+    else:
+        start, report = None, RestoreReport(fresh=tuple(sorted(weights)))
+
+    initial = Initial(
+        start=start, digests=tensor_digests(as_arrays(weights)), report=_whole_report(prepared.backbone_names, report)
+    )
+    write_json(path, asdict(initial))
+    return Start(head=head, trainer=trainer, step=0, seconds=0.0, initial=initial)
+
+
+def _whole_report(backbone: tuple[str, ...], head: RestoreReport) -> dict[str, object]:
+    """One report by `component/tensor`."""
+    whole = RestoreReport(
+        restored=tuple(f"backbone/{name}" for name in backbone) + tuple(f"head/{name}" for name in head.restored),
+        fresh=tuple(f"head/{name}" for name in head.fresh),
+    )
+    return whole.to_dict()

@@ -1,0 +1,328 @@
+"""Prepare: everything that is decided before step 1, written down so that it is decided once.
+
+Takes a JobSpec. Gives Prepared and `prepared/` (prepared.json last). Next: `finetune.training.initialise`.
+
+Order: open and split the data, compute features (which reads every image, and so finds the bad ones), drop the bad,
+then learn the vocabulary from what is left of the training split, then the targets.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from finetune.data.features import FeatureCache
+from finetune.data.source import BadRecord, Example, ExampleSource
+from finetune.data.sources import open_source
+from finetune.data.splits import Split, split_examples
+from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
+from finetune.models.backbone import Backbone
+from finetune.models.heads import head_kind
+from finetune.models.heads.head import Assets, HeadKind, HeadLayer
+from finetune.models.task_model import stored_assets
+from finetune.spec import InvalidSpec, JobSpec
+from finetune.training.checkpoints import spec_digest
+from finetune.training.split_data import SplitData
+from zoo.atomic_file import replaced_file
+from zoo.cache import default_cache_root
+from zoo.catalog import Catalog, ModelVersion
+from zoo.errors import FailedPrecondition, InvalidArgument
+
+SPLIT_SEED = 0  # the split belongs to the data: another train.seed must not move examples between the splits
+_SHOWN = 10  # bad records listed in an error
+
+
+class TooManyBadRecords(FailedPrecondition):
+    """More than data.max_bad_share of the records can't be used."""
+
+
+class EmptySplit(InvalidArgument):
+    """A split without examples where some are needed."""
+
+
+class DataChanged(FailedPrecondition):
+    """The data are not what they were when the job was prepared."""
+
+
+class UnfitStart(InvalidArgument):
+    """`--from` names a version whose head can't be the start of this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What a run needs of the past.
+
+    `parent` and `start_from` are exact references: what an alias meant when the job was prepared.
+    """
+
+    parent: str
+    start_from: str | None
+    kind: HeadKind
+    arguments: Any  # the kind's Arguments
+    assets: Assets
+    feature_dim: int
+    backbone_names: tuple[str, ...]  # of its tensors
+    num_examples: dict[str, int]  # by split, without the bad records
+    bad_records: int
+    splits: Mapping[str, SplitData]  # those asked for that have examples
+    seconds: float
+
+    def build_head(self, *, seed: int) -> HeadLayer:
+        return self.kind.build(arguments=self.arguments, feature_dim=self.feature_dim, assets=self.assets, seed=seed)
+
+
+def head_arguments(spec: JobSpec) -> Any:
+    """The head's own Arguments. Raises UnknownHead; InvalidSpec naming every fault with its path."""
+    try:
+        return head_kind(spec.head.kind).Arguments.model_validate(spec.head.arguments)
+    except ValidationError as error:
+        faults = [
+            f"head.arguments.{'.'.join(map(str, fault['loc']))}: {fault['msg']}, got {fault.get('input')!r}"
+            for fault in error.errors()
+        ]
+        raise InvalidSpec("the spec cannot be run: " + "; ".join(faults)) from None
+
+
+def prepare(
+    folder: JobFolder, spec: JobSpec, catalog: Catalog, *, on_progress: Callable[[str, int, int], None]
+) -> Prepared:
+    """Prepares the job, or loads what was prepared before for the same spec.
+
+    `on_progress(phase, done, total)` is called while images are read.
+
+    Raises TooManyBadRecords, EmptySplit, UnfitStart, InvalidSpec, DataChanged; what sources, splits, heads, feature
+    cache and catalogue raise.
+    """
+    if folder.prepared_path.exists():
+        return load_prepared(folder, spec, catalog, on_progress=on_progress)
+    began = time.monotonic()
+    kind, arguments = head_kind(spec.head.kind), head_arguments(spec)
+    parent = catalog.get(spec.backbone)
+    start = None if spec.start_from is None else catalog.get(spec.start_from)
+    if start is not None:
+        _require_fit(start, parent, spec)
+    source = open_source(spec.data.location, language=spec.data.language)
+    planned = split_examples(source.examples, spec.data.split, seed=SPLIT_SEED)
+    backbone = Backbone.from_version(catalog, parent)
+    features = _features(backbone, source, planned, spec, on_progress)
+    bad = [*source.bad_records, *(record for part in features.values() for record in part.bad)]
+    _write_bad(folder, spec, bad, total=len(source.examples) + len(source.bad_records))
+    split = _without(planned, {record.id for record in bad}, source.examples)
+    _require_examples(spec, planned, split)
+    chosen = [source.examples[index] for index in split.train]
+    assets = stored_assets(catalog, start) if start is not None else kind.learn_assets(chosen, arguments)
+    for name, data in assets.files.items():
+        with replaced_file(folder.prepared / name) as file:
+            file.write(data)
+    write_json(folder.prepared / "split.json", split.to_json(source.examples))
+    record = {
+        "spec_digest": spec_digest(spec),
+        "parent": parent.reference,
+        "start_from": start.reference if start is not None else None,
+        "backbone_digest": backbone.digest,
+        "backbone_tensors": sorted(backbone.report.restored),
+        "feature_dim": backbone.feature_dim,
+        "examples_digest": _examples_digest(source.examples),
+        "num_examples": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
+        "bad_records": len(bad),
+        "files": sorted(assets.files),
+        "classes": assets.classes,
+        "vocabulary_size": assets.vocabulary_size,
+        "tokenizer": assets.tokenizer,
+        "seconds": time.monotonic() - began,
+    }
+    prepared = _joined(record, spec, assets, source, split, features)
+    write_json(folder.prepared_path, record)
+    return prepared
+
+
+def load_prepared(
+    folder: JobFolder,
+    spec: JobSpec,
+    catalog: Catalog,
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda phase, done, total: None,
+    parts: Sequence[str] = ("train", "validation"),
+) -> Prepared:
+    """What `prepare` left, checked against the spec and the data. The backbone is built only if features are gone.
+
+    Raises DamagedJobFile, DataChanged.
+    """
+    record = read_json(folder.prepared_path)
+    split_json = read_json(folder.prepared / "split.json")
+    if record is None or split_json is None:
+        raise DamagedJobFile(f"{folder.prepared} has no {'prepared' if record is None else 'split'}.json")
+    if record["spec_digest"] != spec_digest(spec):
+        raise DamagedJobFile(f"{folder.prepared_path} was prepared for another spec than {folder.spec_path} has")
+    source = open_source(spec.data.location, language=spec.data.language)
+    if _examples_digest(source.examples) != record["examples_digest"]:
+        raise DataChanged(
+            f"the examples of {spec.data.location} (ids, labels or captions) are not what they were when this job "
+            f"began: it had {sum(record['num_examples'].values())} usable examples",
+            hint="restore the data, or start another run with another --name",
+        )
+    assets = Assets(
+        files={name: (folder.prepared / name).read_bytes() for name in record["files"]},
+        classes=None if record["classes"] is None else tuple(record["classes"]),
+        vocabulary_size=record["vocabulary_size"],
+        tokenizer=record["tokenizer"],
+    )
+    split = Split.from_json(split_json, source.examples, origin=str(folder.prepared / "split.json"))
+    backbone = _LateBackbone(catalog.get(record["parent"]), catalog, record)
+    features = _features(backbone, source, split, spec, on_progress, parts=parts)
+    bad = [one.id for part in features.values() for one in part.bad]
+    if bad:
+        raise DataChanged(f"{len(bad)} images can't be read any more, among them {bad[0]}", hint="restore the data")
+    return _joined(record, spec, assets, source, split, features)
+
+
+class _LateBackbone:
+    """Says what the feature cache keys by, and builds the network only when it is really needed."""
+
+    def __init__(self, version: ModelVersion, catalog: Catalog, record: dict[str, Any]) -> None:
+        self._version = version
+        self._catalog = catalog
+        self._built: Backbone | None = None
+        self.digest: str = record["backbone_digest"]
+        self.input_spec = version.manifest.input_spec
+        self.architecture = version.manifest.architecture
+        self.feature_dim: int = record["feature_dim"]
+
+    def feature_vector(self, image_BHWC: Any) -> Any:
+        if self._built is None:
+            self._built = Backbone.from_version(self._catalog, self._version)
+        return self._built.feature_vector(image_BHWC)
+
+
+def _features(
+    backbone: Any,
+    source: ExampleSource,
+    split: Split,
+    spec: JobSpec,
+    on_progress: Callable[[str, int, int], None],
+    *,
+    parts: Sequence[str] = ("train", "validation", "test"),
+) -> dict[str, Any]:
+    """A FeatureArray for each part that has examples; augmented views for the training split only."""
+    cache = FeatureCache(default_cache_root() / "features")
+    return {
+        part: cache.open_or_fill(
+            backbone=backbone,
+            source=source,
+            indices=getattr(split, part),
+            views=spec.data.views if part == "train" else 1,
+            max_pixels=spec.data.max_pixels,
+            on_progress=lambda done, total, part=part: on_progress(f"features of {part}", done, total),
+        )
+        for part in parts
+        if getattr(split, part)
+    }
+
+
+def _joined(
+    record: dict[str, Any],
+    spec: JobSpec,
+    assets: Assets,
+    source: ExampleSource,
+    split: Split,
+    features: dict[str, Any],
+) -> Prepared:
+    kind, arguments = head_kind(spec.head.kind), head_arguments(spec)
+
+    def joined(name: str) -> SplitData:
+        examples = tuple(source.examples[index] for index in getattr(split, name))
+        return SplitData.join(
+            name=name,
+            examples=examples,
+            features_NVD=features[name].features,
+            row_of=features[name].rows_of(getattr(split, name)),
+            table=kind.targets(examples, arguments, assets),
+        )
+
+    return Prepared(
+        parent=record["parent"],
+        start_from=record["start_from"],
+        kind=kind,
+        arguments=arguments,
+        assets=assets,
+        feature_dim=record["feature_dim"],
+        backbone_names=tuple(record["backbone_tensors"]),
+        num_examples=record["num_examples"],
+        bad_records=record["bad_records"],
+        splits={name: joined(name) for name in features if getattr(split, name)},
+        seconds=record["seconds"],
+    )
+
+
+def _require_fit(start: ModelVersion, parent: ModelVersion, spec: JobSpec) -> None:
+    """Raises UnfitStart unless the version has a head of this kind that learnt on this very backbone."""
+    head, stored = start.manifest.head, start.manifest.component("backbone")
+    if head is None:
+        raise UnfitStart(f"{start.reference} is a backbone only: there is no head to start from")
+    if head.kind != spec.head.kind:
+        raise UnfitStart(f"{start.reference} has a {head.kind} head, the spec asks for a {spec.head.kind}")
+    wanted = parent.manifest.component("backbone")
+    if stored is None or wanted is None or stored.digest != wanted.digest:
+        raise UnfitStart(
+            f"{start.reference}'s head learnt on another backbone than {parent.reference}'s",
+            hint=f"use --backbone {start.reference}",
+        )
+
+
+def _without(split: Split, bad: set[str], examples: Sequence[Example]) -> Split:
+    parts = {
+        part: tuple(index for index in getattr(split, part) if examples[index].id not in bad)
+        for part in ("train", "validation", "test")
+    }
+    return Split(**parts, unused=split.unused)
+
+
+def _require_examples(spec: JobSpec, planned: Split, split: Split) -> None:
+    for part in ("train", "validation", "test"):
+        had, has = len(getattr(planned, part)), len(getattr(split, part))
+        if not has and (had or part == "train"):
+            raise EmptySplit(
+                f"the {part} split is empty: its {had} examples by {spec.data.split!r} are all bad records"
+            )
+    if not split.validation and spec.train.early_stop.patience is not None:
+        raise EmptySplit(
+            f"the split rule {spec.data.split!r} gives no validation examples, which early stopping needs",
+            hint="--set train.early_stop.patience=null, or another data.split",
+        )
+
+
+def _write_bad(folder: JobFolder, spec: JobSpec, bad: Sequence[BadRecord], *, total: int) -> None:
+    """Writes bad_records.json; raises TooManyBadRecords naming the first ones."""
+    share = len(bad) / total if total else 0.0
+    write_json(
+        folder.prepared / "bad_records.json",
+        {
+            "count": len(bad),
+            "total": total,
+            "max_bad_share": spec.data.max_bad_share,
+            "records": [{"id": one.id, "reason": one.reason} for one in bad],
+        },
+    )
+    if share > spec.data.max_bad_share:
+        first = "; ".join(f"{one.id}: {one.reason}" for one in bad[:_SHOWN])
+        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+        raise TooManyBadRecords(
+            f"{len(bad)} of {total} records of {spec.data.location} can't be used ({share:.1%}; data.max_bad_share "
+            f"allows {spec.data.max_bad_share:.1%}): {first}{more}",
+            hint=f"mend them (all are listed in {folder.prepared / 'bad_records.json'}) or raise data.max_bad_share",
+            count=str(len(bad)),
+        )
+
+
+def _examples_digest(examples: Sequence[Example]) -> str:
+    digest = hashlib.sha256()
+    for example in examples:
+        line = json.dumps([example.id, list(example.captions), example.label], ensure_ascii=False)
+        digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
+    return digest.hexdigest()

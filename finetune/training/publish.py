@@ -1,0 +1,234 @@
+"""Publish: the best Checkpoint's head becomes a ModelVersion. No TensorFlow.
+
+Takes the head's weights and all that is known of the run. Gives `export/`, then a version in the catalogue, then
+result.json. Next: `zoo.catalog`. The frozen backbone's blob is the parent's own: a child adds its head and some JSON.
+
+Two halves, so that the second can be repeated by a process that knows nothing but the folder: `export_child` (the
+chief, at its end) and `finish` (the supervisor).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from finetune.jobs.folder import JobFolder, JobRequest, read_json, write_json
+from finetune.models.heads.head import Assets
+from zoo.atomic_file import replaced_file
+from zoo.catalog import Catalog, ModelVersion, Published
+from zoo.errors import DataLoss, FailedPrecondition, NotFound
+from zoo.manifest import Asset, Component, Fate, Head, Lineage, Manifest, VocabularyFacts
+from zoo.tensors import tensor_infos, write_safetensors
+
+_TOOLS = ("tensorflow", "keras", "numpy", "modelzoo")
+_HEAD_FILE = "head.safetensors"
+_MANIFEST_FILE = "manifest.json"
+
+
+class NotExported(FailedPrecondition):
+    """The job has nothing to publish yet."""
+
+
+class DamagedExport(DataLoss):
+    """export/ isn't what its marker says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """Where the head's first weights came from: `start` is a version's reference, or None for fresh ones.
+
+    `digests` tells later which tensors training has changed; `report` is the RestoreReport of backbone and head.
+    """
+
+    start: str | None
+    digests: Mapping[str, str]
+    report: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What the run came to."""
+
+    steps: int
+    best_step: int
+    stopped_early: bool
+    seconds: float  # preparing and training, over all sessions
+    metrics: Mapping[str, Mapping[str, Any]]  # split → metric → value
+    num_examples: Mapping[str, int]
+
+
+def tensor_digests(weights: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """SHA-256 of each tensor's dtype, shape and values."""
+    return {
+        name: hashlib.sha256(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()).hexdigest()
+        for name, array in weights.items()
+    }
+
+
+def export_child(
+    *,
+    folder: JobFolder,
+    request: JobRequest,
+    catalog: Catalog,
+    parent: ModelVersion,
+    assets: Assets,
+    head: Head,
+    weights: Mapping[str, np.ndarray],
+    initial: Initial,
+    facts: RunFacts,
+) -> Manifest:
+    """Writes the head, the assets, the manifest and, last, the marker. Repeating it gives the same bytes."""
+    folder.export_path.unlink(missing_ok=True)
+    write_safetensors(folder.export / _HEAD_FILE, dict(weights))
+    for name, data in assets.files.items():
+        with replaced_file(folder.export / name) as file:
+            file.write(data)
+    backbone = parent.manifest.component("backbone")
+    if backbone is None:
+        raise NotFound(f"{parent.reference} has no backbone component")
+    head_path = folder.export / _HEAD_FILE
+    manifest = Manifest(
+        architecture=parent.manifest.architecture,
+        input_spec=parent.manifest.input_spec,
+        components=(
+            backbone,
+            Component(name="head", digest=_digest(head_path), bytes=head_path.stat().st_size, num_tensors=len(weights)),
+        ),
+        head=head,
+        classes=assets.classes,
+        vocabulary=_vocabulary(assets),
+        assets=tuple(_asset(folder.export / name) for name in sorted(assets.files)),
+        license=parent.manifest.license,
+        lineage=Lineage(
+            parent=parent.reference,
+            parent_digest=parent.digest,
+            job=request.job,
+            tensors=_fates(catalog, parent, weights, initial),
+        ),
+        metrics={split: dict(values) for split, values in facts.metrics.items()},
+        spec=request.spec.to_json(),
+        tools=_tools(),
+    )
+    with replaced_file(folder.export / _MANIFEST_FILE) as file:
+        file.write(manifest.canonical_bytes())
+    marker = {
+        "manifest_digest": manifest.digest(),
+        "files": {_digest(folder.export / name): name for name in (_HEAD_FILE, *sorted(assets.files))},
+        "steps": facts.steps,
+        "best_step": facts.best_step,
+        "stopped_early": facts.stopped_early,
+        "seconds": facts.seconds,
+        "num_examples": dict(facts.num_examples),
+        "restore_report": dict(initial.report),
+    }
+    write_json(folder.export_path, marker)
+    return manifest
+
+
+def publish_export(catalog: Catalog, job: JobFolder, *, again: bool = False) -> Published:
+    """Publishes `export/` under the spec's name. A job publishes at most once: a version that says it came from this
+    job is returned as existing, whoever published it. Raises NotExported, DamagedExport, the catalogue's errors."""
+    request = job.request()
+    manifest = _exported_manifest(job)
+    before = _published_before(catalog, request)
+    if before is not None:
+        return Published(version=before, existing=True, bytes_sent=0)
+    marker = read_json(job.export_path) or {}
+    files = {digest: job.export / name for digest, name in marker["files"].items()}
+    return catalog.publish(request.spec.name, manifest, files, again=again)
+
+
+def finish(catalog: Catalog, job: JobFolder, *, again: bool = False) -> dict[str, Any]:
+    """Publishes the export and writes result.json: what `finetune run --format json` prints. Idempotent."""
+    written = job.read_result()
+    if written is not None:
+        return written
+    published = publish_export(catalog, job, again=again)
+    request = job.request()
+    marker = read_json(job.export_path) or {}
+    version = published.version
+    result = {
+        "reference": version.reference,
+        "digest": version.digest,
+        "job": request.job,
+        "steps": marker["steps"],
+        "best_step": marker["best_step"],
+        "stopped_early": marker["stopped_early"],
+        "seconds": marker["seconds"],
+        "num_examples": marker["num_examples"],
+        "metrics": {split: dict(values) for split, values in version.manifest.metrics.items()},
+        "restore_report": marker["restore_report"],
+        "bytes_published": published.bytes_sent,
+        "existing": published.existing,
+    }
+    write_json(job.result_path, result)
+    return result
+
+
+def _exported_manifest(job: JobFolder) -> Manifest:
+    marker = read_json(job.export_path)
+    if marker is None:
+        raise NotExported(f"{job.root} has no export to publish: its training hasn't ended")
+    path = job.export / _MANIFEST_FILE
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DamagedExport(f"{path} cannot be read: {error}", hint="delete export/, then resume the job") from None
+    if manifest.digest() != marker["manifest_digest"]:
+        raise DamagedExport(f"{path} isn't the manifest that {job.export_path} names")
+    return manifest
+
+
+def _published_before(catalog: Catalog, request: JobRequest) -> ModelVersion | None:
+    try:
+        versions = catalog.versions(request.spec.name)
+    except NotFound:
+        return None
+    return next((v for v in versions if v.manifest.lineage.job == request.job), None)
+
+
+def _fates(
+    catalog: Catalog, parent: ModelVersion, weights: Mapping[str, np.ndarray], initial: Initial
+) -> dict[str, Fate]:
+    """By `component/tensor`. A head tensor that is to the bit what it was before step 1 hasn't been trained."""
+    untouched: Fate = "fresh" if initial.start is None else "restored"
+    fates: dict[str, Fate] = {f"backbone/{name}": "frozen" for name in _backbone_names(catalog, parent)}
+    for name, digest in tensor_digests(weights).items():
+        fates[f"head/{name}"] = untouched if digest == initial.digests.get(name) else "trained"
+    return fates
+
+
+def _backbone_names(catalog: Catalog, parent: ModelVersion) -> list[str]:
+    return sorted(tensor_infos(catalog.open_component(parent, "backbone")))
+
+
+def _vocabulary(assets: Assets) -> VocabularyFacts | None:
+    if assets.vocabulary_size is None or assets.tokenizer is None:
+        return None
+    return VocabularyFacts(size=assets.vocabulary_size, tokenizer=assets.tokenizer)
+
+
+def _asset(path: Path) -> Asset:
+    return Asset(name=path.name, digest=_digest(path), bytes=path.stat().st_size)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _tools() -> dict[str, str]:
+    """Without importing them; a checkout that isn't installed says so."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found

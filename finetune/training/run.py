@@ -1,0 +1,276 @@
+"""Run: the entry of a role's process, from the job's folder to an exit code.
+
+Takes a JobFolder. Gives 0 (done), 1 (failed: error.json says why) or 75 (interrupted, resumable).
+Next: `finetune.training.prepare`, then the Controller (chief) or the Evaluator.
+
+TensorFlow is imported inside the functions, after the environment is set.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from finetune.jobs.folder import JobFolder, JobRequest, write_json
+from finetune.spec import TrainConfig
+from finetune.training.progress import Progress, Pulse, pulse_age
+from finetune.training.stop import Interrupted, StopSignal
+from zoo.atomic_file import storage_error
+from zoo.errors import Internal, Unavailable, ZooError
+
+if TYPE_CHECKING:
+    from finetune.training.checkpoints import Checkpoints
+    from finetune.training.controller import Outcome
+    from finetune.training.initialise import Start
+    from finetune.training.prepare import Prepared
+    from zoo.catalog import Catalog
+
+DONE, FAILED, INTERRUPTED = 0, 1, 75
+_PREPARE_TIMEOUT = 600.0  # seconds that the Evaluator waits for prepared.json without a sign of the chief
+
+
+class NotPrepared(Unavailable):
+    """The Evaluator waits for a chief that isn't there."""
+
+
+def run_chief(job: JobFolder, store_url: str) -> int:
+    """Prepares, trains and exports. Restarted, it goes on from the newest Checkpoint."""
+    return _guarded(job, lambda stop: _chief(job, store_url, stop), clear_error=True)
+
+
+def run_evaluator(job: JobFolder, store_url: str) -> int:
+    """Evaluates every Checkpoint of the job. Uses the CPU only: the chief has the accelerator."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+    return _guarded(job, lambda stop: _evaluator(job, store_url), clear_error=False)
+
+
+def _guarded(job: JobFolder, body: Callable[[StopSignal], None], *, clear_error: bool) -> int:
+    """Every way in which a role can end, as an exit code and a file."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    with StopSignal() as stop:
+        try:
+            if clear_error:
+                job.error_path.unlink(missing_ok=True)
+            body(stop)
+        except Interrupted:
+            return INTERRUPTED
+        except Exception as error:  # noqa: BLE001 - the edge of the process: nothing may leave it unreported
+            _report(job, error)
+            return FAILED
+        return DONE
+
+
+def _report(job: JobFolder, error: Exception) -> None:
+    """error.json for others, stderr for the log. The first error of a job is the cause; a later one doesn't hide it."""
+    known = _as_zoo_error(error)
+    if isinstance(known, Internal):
+        traceback.print_exception(error, file=sys.stderr)
+    print(f"error: {known.message}" + (f"\nhint: {known.hint}" if known.hint else ""), file=sys.stderr, flush=True)
+    if job.read_error() is not None:
+        return
+    try:
+        write_json(job.error_path, known.to_dict())
+    except ZooError as unwritten:  # a full disk, most likely the cause itself
+        print(f"error: {unwritten.message}", file=sys.stderr, flush=True)
+
+
+def _as_zoo_error(error: Exception) -> ZooError:
+    if isinstance(error, ZooError):
+        return error
+    if isinstance(error, OSError) and error.errno is not None:
+        return storage_error(error, "use", Path(error.filename or "a file"))
+    return Internal(f"{type(error).__name__}: {error}", hint="the traceback is in the role's log")
+
+
+def _configure(train: TrainConfig) -> None:
+    """Seeds always; with train.deterministic the same spec on the same machine gives the same bits."""
+    import keras
+    import tensorflow as tf
+
+    keras.utils.set_random_seed(train.seed)
+    if train.deterministic:
+        tf.config.experimental.enable_op_determinism()
+
+
+def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
+    request = job.request()
+    spec = request.spec
+    with Progress(job, steps=spec.train.steps) as progress:
+        if job.export_path.exists():  # a restart between the export and its publication
+            progress.update(phase="done", step=spec.train.steps)
+            return
+        progress.update(phase="preparing")
+        import tensorflow as tf
+
+        from finetune.training.checkpoints import Checkpoints, spec_digest
+        from finetune.training.initialise import initialise
+        from finetune.training.prepare import prepare
+        from zoo.catalog import open_catalog
+
+        _configure(spec.train)
+        catalog = open_catalog(store_url)
+        prepared = prepare(
+            job,
+            spec,
+            catalog,
+            on_progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
+        )
+        _say_what_was_prepared(progress, prepared, spec.train)
+        checkpoints = Checkpoints(job.checkpoints, digest=spec_digest(spec))
+        checkpoints.clear_leftovers()
+        strategy = tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
+        start = initialise(
+            folder=job, spec=spec, catalog=catalog, prepared=prepared, checkpoints=checkpoints, strategy=strategy
+        )
+        if start.step:
+            progress.say(f"resumed at step {start.step} of {spec.train.steps}")
+        outcome = _train(job, request, prepared, start, checkpoints, progress, stop)
+        progress.update(phase="exporting", step=outcome.steps)
+        _export(job, request, catalog, prepared, start, checkpoints, outcome)
+        progress.update(phase="done", eta_seconds=0.0)
+
+
+def _train(
+    job: JobFolder,
+    request: JobRequest,
+    prepared: Prepared,
+    start: Start,
+    checkpoints: Checkpoints,
+    progress: Progress,
+    stop: StopSignal,
+) -> Outcome:
+    from finetune.data.queue import training_batches
+    from finetune.training.controller import Controller
+    from finetune.training.summaries import Summaries
+
+    train = request.spec.train
+    summaries = Summaries(job.events_train)
+    controller = Controller(
+        folder=job,
+        spec=request.spec,
+        trainer=start.trainer,
+        checkpoints=checkpoints,
+        batches=lambda step: training_batches(
+            table=prepared.splits["train"].table,
+            features=prepared.splits["train"].features_NVD,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            start_step=step,
+        ),
+        progress=progress,
+        summaries=summaries,
+        stop=stop,
+        evaluated="validation" in prepared.splits,
+        seconds_before=start.seconds,
+    )
+    try:
+        return controller.run()
+    finally:
+        summaries.close()
+
+
+def _export(
+    job: JobFolder,
+    request: JobRequest,
+    catalog: Catalog,
+    prepared: Prepared,
+    start: Start,
+    checkpoints: Checkpoints,
+    outcome: Outcome,
+) -> None:
+    from finetune.training.evaluations import Evaluations
+    from finetune.training.publish import RunFacts, export_child
+    from zoo.manifest import Head
+
+    result = Evaluations(job, request.spec.train).get(outcome.best_step) if "validation" in prepared.splits else None
+    metrics: dict[str, dict[str, object]] = {"train": {"loss": checkpoints.record(outcome.best_step).train_loss}}
+    if result is not None:
+        metrics["validation"] = dict(result.metrics)
+    head = Head(kind=prepared.kind.kind, arguments=prepared.kind.resolved(prepared.arguments, prepared.assets))
+    export_child(
+        folder=job,
+        request=request,
+        catalog=catalog,
+        parent=catalog.get(prepared.parent),
+        assets=prepared.assets,
+        head=head,
+        weights=checkpoints.read_weights(outcome.best_step),
+        initial=start.initial,
+        facts=RunFacts(
+            steps=outcome.steps,
+            best_step=outcome.best_step,
+            stopped_early=outcome.stopped_early,
+            seconds=prepared.seconds + outcome.seconds,
+            metrics=metrics,
+            num_examples=prepared.num_examples,
+        ),
+    )
+
+
+def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainConfig) -> None:
+    rows = len(prepared.splits["train"].table.image_index)
+    counts = ", ".join(f"{count} {part}" for part, count in prepared.num_examples.items())
+    progress.say(f"examples: {counts}; {rows} training rows")
+    if prepared.bad_records:
+        progress.say(f"warning: {prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
+    if train.steps * train.batch_size < rows:
+        progress.say(
+            f"warning: {train.steps} steps of {train.batch_size} rows don't reach every one of the {rows} training rows"
+        )
+    if "validation" not in prepared.splits:
+        progress.say("warning: there is no validation split: nothing is evaluated, and the last step is published")
+
+
+def _evaluator(job: JobFolder, store_url: str) -> None:
+    request = job.request()
+    train = request.spec.train
+    pulse = Pulse(job.evaluator_path)
+    pulse.start()
+    try:
+        _wait_for_prepared(job)
+        import tensorflow as tf
+
+        from finetune.training.checkpoints import Checkpoints, spec_digest
+        from finetune.training.evaluator import Evaluator
+        from finetune.training.prepare import load_prepared
+        from finetune.training.summaries import Summaries
+        from zoo.catalog import open_catalog
+
+        # The chief trains beside it: half of the cores are enough to keep up.
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 2) // 2))
+        _configure(train)
+        prepared = load_prepared(job, request.spec, open_catalog(store_url), parts=("validation",))
+        if "validation" not in prepared.splits:
+            print("no validation split: nothing to evaluate", file=sys.stderr, flush=True)
+            return
+        summaries = Summaries(job.events_validation)
+        try:
+            Evaluator(
+                folder=job,
+                train=train,
+                head=prepared.build_head(seed=train.seed),
+                validation=prepared.splits["validation"],
+                checkpoints=Checkpoints(job.checkpoints, digest=spec_digest(request.spec)),
+                summaries=summaries,
+                pulse=pulse,
+            ).run()
+        finally:
+            summaries.close()
+    finally:
+        pulse.stop()
+
+
+def _wait_for_prepared(job: JobFolder) -> None:
+    began = time.monotonic()
+    while not job.prepared_path.exists():
+        if min(time.monotonic() - began, pulse_age(job.progress_path)) > _PREPARE_TIMEOUT:
+            raise NotPrepared(
+                f"{job.root} was not prepared within {_PREPARE_TIMEOUT:.0f} s, and no chief is alive there"
+            )
+        time.sleep(0.2)
