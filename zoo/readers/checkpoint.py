@@ -1,0 +1,91 @@
+"""What every reader of a foreign format gives: tensors by their foreign names, and facts about the file.
+
+Takes a path. Gives a ForeignCheckpoint. Next: `zoo.importer`, which maps the names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from zoo.errors import DataLoss, InvalidArgument, NotFound
+
+Framework = Literal["keras", "torch"]
+
+
+class NotACheckpoint(InvalidArgument):
+    """A file of another format than asked for, or with contents that this reader does not take."""
+
+
+class DamagedCheckpoint(DataLoss):
+    """A checkpoint of which a part is cut off, or whose parts contradict each other."""
+
+
+class MissingCheckpointFile(NotFound):
+    """A checkpoint, or one of the files that it consists of, is not there."""
+
+
+class UnsafeCheckpoint(InvalidArgument):
+    """A file that asks for more than tensors: code to be run, memory beyond its own size, files beside its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLayer:
+    """A dense layer of a classifier's head, as the checkpoint's own topology describes it."""
+
+    name: str  # its tensors are `<name>/kernel` and `<name>/bias`
+    activation: str
+    dropout: float = 0.0  # the share dropped after it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignCheckpoint:
+    """A checkpoint read but not understood yet.
+
+    Attributes:
+        files: everything that was read, in the order in which the source digest hashes it.
+        tensors: foreign name → array; floats are float32, whatever they were on disk.
+        frameworks: whose naming the tensors may have.
+        dequantised: names stored as integers with a scale. widened: name → the float type on disk.
+        dense: the layers after the feature vector, first to last; empty where the format doesn't tell.
+        batch_norm_epsilons: those that the topology gives; empty where the format doesn't tell.
+        notes: what the reader left aside, for the user.
+    """
+
+    files: tuple[Path, ...]
+    tensors: Mapping[str, np.ndarray]
+    frameworks: tuple[Framework, ...]
+    dequantised: frozenset[str] = frozenset()
+    widened: Mapping[str, str] = field(default_factory=dict)
+    dense: tuple[DenseLayer, ...] = ()
+    batch_norm_epsilons: frozenset[float] = frozenset()
+    notes: tuple[str, ...] = ()
+
+
+def existing_file(path: Path, *, what: str, suffixes: tuple[str, ...]) -> Path:
+    """`path` when it is a file. Raises MissingCheckpointFile, naming what a folder holds instead."""
+    if path.is_file():
+        return path
+    if path.is_dir():
+        inside = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(suffixes))
+        hint = f"name the file: {path / inside[0]}" if inside else None
+        raise MissingCheckpointFile(f"{path} is a folder, {what} is a file", hint=hint)
+    raise MissingCheckpointFile(f"there is no {what} at {path}", path=str(path))
+
+
+def widen(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """The tensors with every float type made float32, and name → type of those that were another."""
+    result: dict[str, np.ndarray] = {}
+    widened: dict[str, str] = {}
+    for name, value in tensors.items():
+        is_float = value.dtype.kind == "f" or value.dtype.name in ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+        if is_float and value.dtype != np.float32:
+            widened[name] = value.dtype.name
+            result[name] = value.astype(np.float32)
+        else:
+            result[name] = value
+    return result, widened
