@@ -20,10 +20,13 @@ class StoreUnimplemented(Unimplemented):
 
 
 def default_store_url() -> str:
-    """`MODELZOO_STORE`, else a directory in the user's data home."""
+    """`MODELZOO_STORE`, else `store` in the data home (`MODELZOO_HOME`, else the user's data directory)."""
     from platformdirs import user_data_path
 
-    return os.environ.get("MODELZOO_STORE") or (user_data_path("modelzoo") / "store").as_uri()
+    if chosen := os.environ.get("MODELZOO_STORE"):
+        return chosen
+    home = Path(os.environ.get("MODELZOO_HOME") or user_data_path("modelzoo"))
+    return (home.expanduser().absolute() / "store").as_uri()
 
 
 def open_store(url: str) -> ObjectStore:

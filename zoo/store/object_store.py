@@ -3,8 +3,8 @@
 Takes keys and bytes. Gives bytes back. Next: `zoo.catalog`, which rests on one promise only, the create-only write.
 
 A key is 1 to 1,000 characters of `/`-separated segments; no segment is empty, `.` or `..`, is longer than 255 bytes
-of UTF-8 or begins with `.tmp-`, and none holds a control character or a backslash (`zoo.store.keys`). A key that is at the same
-time the folder of another may be refused. Promises, tested by the contract suite that each store inherits:
+of UTF-8 or begins with `.tmp-`, and none holds a control character or a backslash (see `zoo.store.keys`). A key that is
+also the folder of another may be refused. Promises, tested by the contract suite that each store inherits:
 
 - `create` and `create_from_file`: exactly one of any number of racing writers of a key wins; the others get
   ObjectExists; no reader ever sees part of an object; after a crash the key holds the whole object or nothing.
