@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +25,7 @@ from zoo.architectures import ARCHITECTURES, architecture_facts
 from zoo.architectures.facts import ArchitectureFacts
 from zoo.architectures.matching import Match, convert, match
 from zoo.catalog import Catalog, Published
-from zoo.class_names import check_class_names, read_class_names
-from zoo.errors import InvalidArgument, NotFound
+from zoo.errors import InvalidArgument
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Component, Fate, Head, Lineage, Manifest, Source
 from zoo.names import check_model_name
@@ -52,12 +51,8 @@ class UnsupportedHead(InvalidArgument):
     """A head that our classifier can't express."""
 
 
-class InvalidInputSpec(InvalidArgument):
-    """An input spec file that isn't one."""
-
-
-class MissingInput(NotFound):
-    """A file named by an option is not there."""
+class WrongClasses(InvalidArgument):
+    """Class names that don't fit the classifier."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +73,9 @@ def import_checkpoint(
     source: Path,
     name: str,
     architecture: str | None = None,
-    classes: Path | None = None,
+    classes: Sequence[str] | None = None,
     license: str | None = None,
-    input_spec: Path | InputSpec | None = None,
+    input_spec: InputSpec | None = None,
     dry_run: bool = False,
     exclude: Sequence[str] = (),
     allow_nan: bool = False,
@@ -91,19 +86,16 @@ def import_checkpoint(
     Args:
         kind: a key of `zoo.readers.READERS`.
         architecture: a key of `ARCHITECTURES`; None means the one whose names the checkpoint has.
-        classes: a file of class names, a JSON list or a line each; one fewer than outputs means a background class
-            comes first. license: an SPDX identifier. input_spec: None means the architecture's usual one.
+        classes: names in the order of the outputs; one fewer than outputs means a background class comes first.
+        license: an SPDX identifier. input_spec: None means the architecture's usual one.
         dry_run: does everything but publish.
         exclude: scopes of stored names to leave out, e.g. `AuxLogits`; each must match something.
         again: publishes a new version even where the newest is the same.
     Raises:
         UnknownKind, UnknownArchitecture, UnknownSource, IncompleteRestore (everything that doesn't fit, at once),
-        NothingExcluded, NotFinite, UnsupportedHead, InvalidInputSpec, InvalidClassNames, what the reader raises
-        (`zoo.readers.checkpoint`) and what `Catalog.publish` raises. Nothing is half written.
+        NothingExcluded, NotFinite, UnsupportedHead, WrongClasses, what the reader raises (`zoo.readers.checkpoint`) and what `Catalog.publish` raises. Nothing is half written.
     """
     check_model_name(name)
-    class_names = None if classes is None else read_class_names(classes)
-    spec = read_input_spec(input_spec) if isinstance(input_spec, Path) else input_spec
     checkpoint = read_checkpoint(kind, source)
     found = _chosen(checkpoint, source, architecture, _excluded(checkpoint, exclude))
     found.report.require_complete(f"{source} as {found.label}")
@@ -112,9 +104,9 @@ def import_checkpoint(
     if not allow_nan:
         _refuse_nan(source, components)
     head = _head_record(found, components.get("head"))
-    offset = 0 if class_names is None else check_class_names(class_names, _outputs(head), str(classes))
-    used = spec or found.facts.input_spec
-    notes = (*checkpoint.notes, *_notes(source, used, given=spec is not None, classes=classes, report=found.report))
+    offset = 0 if classes is None else _class_offset(classes, head)
+    used = input_spec or found.facts.input_spec
+    notes = (*checkpoint.notes, *_notes(source, used, input_spec is not None, classes is not None, checkpoint))
     with tempfile.TemporaryDirectory(prefix="zoo-import-") as folder:
         files = {part: Path(folder) / f"{part}.safetensors" for part in components}
         for part, path in files.items():
@@ -125,7 +117,7 @@ def import_checkpoint(
             input_spec=used,
             components=records,
             head=head,
-            classes=class_names,
+            classes=None if classes is None else tuple(classes),
             class_offset=offset,
             license=license,
             lineage=Lineage(
@@ -137,17 +129,6 @@ def import_checkpoint(
         if not dry_run:
             published = catalog.publish(name, manifest, {r.digest: files[r.name] for r in records}, again=again)
     return ImportResult(published=published, report=found.report, manifest=manifest, layout=found.layout, notes=notes)
-
-
-def read_input_spec(path: Path) -> InputSpec:
-    """An InputSpec from a JSON file. Raises MissingInput, InvalidInputSpec naming every fault."""
-    if not path.is_file():
-        raise MissingInput(f"there is no input spec file at {path}")
-    try:
-        return InputSpec.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise InvalidInputSpec(f"{path} is not an input spec: {faults}") from None
 
 
 def _excluded(checkpoint: ForeignCheckpoint, exclude: Iterable[str]) -> dict[str, str]:
@@ -252,8 +233,23 @@ def _head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head
     return Head(kind="classifier", arguments=arguments)
 
 
-def _outputs(head: Head | None) -> int | None:
-    return None if head is None else int(str(head.arguments["num_classes"]))
+def _class_offset(classes: Sequence[str], head: Head | None) -> int:
+    """The number of outputs before the first named class: 0, or 1 where a background class comes first.
+
+    Raises WrongClasses when the counts don't fit or a name stands there twice.
+    """
+    if head is None:
+        raise WrongClasses(f"{len(classes)} class names were given, but the checkpoint has no head to name")
+    twice = sorted(name for name, times in Counter(classes).items() if times > 1)
+    if twice:
+        raise WrongClasses(f"{len(twice)} class names are given more than once: {', '.join(map(repr, twice[:5]))}")
+    outputs = int(str(head.arguments["num_classes"]))
+    if outputs - len(classes) in (0, 1):
+        return outputs - len(classes)
+    raise WrongClasses(
+        f"{len(classes)} class names were given, the classifier has {outputs} outputs; allowed are {outputs} names, "
+        f"or {outputs - 1} where the first output is the background"
+    )
 
 
 def _component(part: str, path: Path, num_tensors: int) -> Component:
@@ -277,21 +273,30 @@ def _fates(report: RestoreReport) -> dict[str, Fate]:
     return {name: "renamed" if name in renamed else "restored" for name in report.restored}
 
 
-def _notes(source: Path, used: InputSpec, *, given: bool, classes: Path | None, report: RestoreReport) -> Iterable[str]:
+def _notes(
+    source: Path, used: InputSpec, spec_given: bool, classes_given: bool, checkpoint: ForeignCheckpoint
+) -> Iterable[str]:
+    """What lies beside the checkpoint and was not used. Only what the user names is used."""
     folder = source if source.is_dir() else source.parent
     beside = folder / "input_spec.json"
-    if not given and beside.is_file():
+    if not spec_given and beside.is_file():
         try:
-            differs = read_input_spec(beside) != used
-        except InvalidInputSpec as error:
-            yield f"not used: {error.message}"
+            other = InputSpec.model_validate_json(beside.read_bytes())
+        except ValidationError:
+            yield f"{beside} is not used, nor is it an input spec"
         else:
-            if differs:
+            if other != used:
                 yield (
-                    f"{beside} is not what will be used: without --input-spec it is the architecture's usual one "
-                    f"({json.dumps(used.model_dump(mode='json'))}); give --input-spec {beside} to use it"
+                    f"{beside} differs from the architecture's usual input spec, which is used: "
+                    f"{', '.join(_differences(other, used))}; to use the file: --input-spec {beside}"
                 )
-    if classes is None and (folder / "classes.json").is_file():
-        yield f"{folder / 'classes.json'} is not used; give --classes {folder / 'classes.json'} to name the outputs"
-    if report.widened:
-        yield f"{len(report.widened)} tensors were widened to float32"
+    if not classes_given and (folder / "classes.json").is_file():
+        yield f"{folder / 'classes.json'} is not used; to name the outputs by it: --classes {folder / 'classes.json'}"
+    if checkpoint.widened:
+        types = ", ".join(sorted(set(checkpoint.widened.values())))
+        yield f"{len(checkpoint.widened)} tensors were widened from {types} to float32"
+
+
+def _differences(other: InputSpec, used: InputSpec) -> list[str]:
+    theirs, ours = other.model_dump(), used.model_dump()
+    return [f"{key} {theirs[key]} there, {ours[key]} used" for key in theirs if theirs[key] != ours[key]]
