@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import math
 import tempfile
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,8 @@ from zoo.architectures import ARCHITECTURES, architecture_facts
 from zoo.architectures.facts import ArchitectureFacts
 from zoo.architectures.matching import Match, convert, match
 from zoo.catalog import Catalog, Published
-from zoo.errors import InvalidArgument
+from zoo.class_names import check_class_names, read_class_names
+from zoo.errors import InvalidArgument, NotFound
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Component, Fate, Head, Lineage, Manifest, Source
 from zoo.names import check_model_name
@@ -51,8 +51,12 @@ class UnsupportedHead(InvalidArgument):
     """A head that our classifier can't express."""
 
 
-class WrongClasses(InvalidArgument):
-    """Class names that don't fit the classifier."""
+class InvalidInputSpec(InvalidArgument):
+    """An input spec file that isn't one."""
+
+
+class MissingInputSpec(NotFound):
+    """The file is not there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +77,9 @@ def import_checkpoint(
     source: Path,
     name: str,
     architecture: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Path | None = None,
     license: str | None = None,
-    input_spec: InputSpec | None = None,
+    input_spec: Path | InputSpec | None = None,
     dry_run: bool = False,
     exclude: Sequence[str] = (),
     allow_nan: bool = False,
@@ -86,16 +90,20 @@ def import_checkpoint(
     Args:
         kind: a key of `zoo.readers.READERS`.
         architecture: a key of `ARCHITECTURES`; None means the one whose names the checkpoint has.
-        classes: names in the order of the outputs; one fewer than outputs means a background class comes first.
-        license: an SPDX identifier. input_spec: None means the architecture's usual one.
+        classes: a file of class names, a JSON list or a line each; one fewer than outputs means a background class
+            comes first. license: an SPDX identifier.
+        input_spec: a JSON file, or the value; None means the architecture's usual one.
         dry_run: does everything but publish.
         exclude: scopes of stored names to leave out, e.g. `AuxLogits`; each must match something.
         again: publishes a new version even where the newest is the same.
     Raises:
         UnknownKind, UnknownArchitecture, UnknownSource, IncompleteRestore (everything that doesn't fit, at once),
-        NothingExcluded, NotFinite, UnsupportedHead, WrongClasses, what the reader raises (`zoo.readers.checkpoint`) and what `Catalog.publish` raises. Nothing is half written.
+        NothingExcluded, NotFinite, UnsupportedHead, InvalidInputSpec, InvalidClassNames, what the reader raises
+        (`zoo.readers.checkpoint`) and what `Catalog.publish` raises. Nothing is half written.
     """
     check_model_name(name)
+    class_names = None if classes is None else read_class_names(classes)
+    spec = read_input_spec(input_spec) if isinstance(input_spec, Path) else input_spec
     checkpoint = read_checkpoint(kind, source)
     found = _chosen(checkpoint, source, architecture, _excluded(checkpoint, exclude))
     found.report.require_complete(f"{source} as {found.label}")
@@ -104,9 +112,10 @@ def import_checkpoint(
     if not allow_nan:
         _refuse_nan(source, components)
     head = _head_record(found, components.get("head"))
-    offset = 0 if classes is None else _class_offset(classes, head)
-    used = input_spec or found.facts.input_spec
-    notes = (*checkpoint.notes, *_notes(source, used, input_spec is not None, classes is not None, checkpoint))
+    outputs = None if head is None else int(str(head.arguments["num_classes"]))
+    offset = 0 if class_names is None else check_class_names(class_names, outputs, str(classes))
+    used = spec or found.facts.input_spec
+    notes = (*checkpoint.notes, *_notes(source, used, spec is not None, class_names is not None, checkpoint))
     with tempfile.TemporaryDirectory(prefix="zoo-import-") as folder:
         files = {part: Path(folder) / f"{part}.safetensors" for part in components}
         for part, path in files.items():
@@ -117,7 +126,7 @@ def import_checkpoint(
             input_spec=used,
             components=records,
             head=head,
-            classes=None if classes is None else tuple(classes),
+            classes=class_names,
             class_offset=offset,
             license=license,
             lineage=Lineage(
@@ -129,6 +138,18 @@ def import_checkpoint(
         if not dry_run:
             published = catalog.publish(name, manifest, {r.digest: files[r.name] for r in records}, again=again)
     return ImportResult(published=published, report=found.report, manifest=manifest, layout=found.layout, notes=notes)
+
+
+def read_input_spec(path: Path) -> InputSpec:
+    """An InputSpec from a JSON file. Raises MissingInputSpec, InvalidInputSpec naming every fault."""
+    if not path.is_file():
+        raise MissingInputSpec(f"there is no input spec file at {path}")
+    try:
+        return InputSpec.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        faults = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
+        known = ", ".join(InputSpec.model_fields)
+        raise InvalidInputSpec(f"{path} is not an input spec: {faults}; known keys: {known}") from None
 
 
 def _excluded(checkpoint: ForeignCheckpoint, exclude: Iterable[str]) -> dict[str, str]:
@@ -233,25 +254,6 @@ def _head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head
     return Head(kind="classifier", arguments=arguments)
 
 
-def _class_offset(classes: Sequence[str], head: Head | None) -> int:
-    """The number of outputs before the first named class: 0, or 1 where a background class comes first.
-
-    Raises WrongClasses when the counts don't fit or a name stands there twice.
-    """
-    if head is None:
-        raise WrongClasses(f"{len(classes)} class names were given, but the checkpoint has no head to name")
-    twice = sorted(name for name, times in Counter(classes).items() if times > 1)
-    if twice:
-        raise WrongClasses(f"{len(twice)} class names are given more than once: {', '.join(map(repr, twice[:5]))}")
-    outputs = int(str(head.arguments["num_classes"]))
-    if outputs - len(classes) in (0, 1):
-        return outputs - len(classes)
-    raise WrongClasses(
-        f"{len(classes)} class names were given, the classifier has {outputs} outputs; allowed are {outputs} names, "
-        f"or {outputs - 1} where the first output is the background"
-    )
-
-
 def _component(part: str, path: Path, num_tensors: int) -> Component:
     digest = _digest((path,))
     record = {"name": part, "digest": digest, "bytes": path.stat().st_size, "num_tensors": num_tensors}
@@ -281,9 +283,9 @@ def _notes(
     beside = folder / "input_spec.json"
     if not spec_given and beside.is_file():
         try:
-            other = InputSpec.model_validate_json(beside.read_bytes())
-        except ValidationError:
-            yield f"{beside} is not used, nor is it an input spec"
+            other = read_input_spec(beside)
+        except InvalidInputSpec as error:
+            yield f"not used: {error.message}"
         else:
             if other != used:
                 yield (
