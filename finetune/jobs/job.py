@@ -13,6 +13,7 @@ from typing import Any
 
 from finetune.jobs.owner import Owner
 from finetune.spec import JobSpec
+from zoo.describe import rfc3339
 from zoo.errors import Aborted, FailedPrecondition, Internal, NotFound
 
 
@@ -114,6 +115,24 @@ class Job:
     def ended(self) -> bool:
         return self.state in ENDED
 
+    def to_json(self) -> dict[str, Any]:
+        """What `finetune get --format json` prints, here and through a server."""
+        return {
+            "id": self.id,
+            "name": self.name,
+            "state": str(self.state),
+            "spec": self.spec.to_json(),
+            "fence": self.fence,
+            "owner": None if self.owner is None else str(self.owner),
+            "lease_until": _time(self.lease_until),
+            "attempts": self.attempts,
+            "created": _time(self.created),
+            "updated": _time(self.updated),
+            "error": self.error,
+            "result": self.result,
+            "progress": self.progress,
+        }
+
     def alive(self, now: datetime) -> bool:
         """Whether somebody may be running it: the lease holds, and its owner isn't known to be dead."""
         if self.state not in OWNED or self.lease_until is None:
@@ -132,6 +151,18 @@ class JobEvent:
     state: JobState
     body: Mapping[str, Any] = field(default_factory=dict)
 
+    def to_json(self) -> dict[str, Any]:
+        """A line of `finetune watch --format json`."""
+        return {
+            "cursor": self.cursor,
+            "job": self.job,
+            "time": _time(self.time),
+            "kind": self.kind,
+            "state": str(self.state),
+            "message": self.message,
+            "progress": dict(self.body) if self.kind == "progress" else None,
+        }
+
     @property
     def message(self) -> str:
         """One line for people."""
@@ -139,3 +170,7 @@ class JobEvent:
             reason = self.body.get("message")
             return f"{self.state}: {reason}" if reason else str(self.state)
         return str(self.body.get("message", ""))
+
+
+def _time(moment: datetime | None) -> str | None:
+    return None if moment is None else rfc3339(moment)

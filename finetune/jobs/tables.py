@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from zoo.errors import FailedPrecondition, InvalidArgument, Unavailable
+from zoo.store import open_store
 
 HEAD_REVISION = "0001"  # the newest file in migrations/versions; a test holds them together
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -84,10 +85,12 @@ class UnknownSchema(FailedPrecondition):
 def default_queue_url(store_url: str) -> str:
     """Where the jobs of a store are kept unless the configuration says otherwise.
 
-    For a `file://` store `jobs/jobs.sqlite` inside it; for others a file in the data home (`MODELZOO_HOME`).
+    For a `file://` store `jobs/jobs.sqlite` inside it; for others a file in the data home (`MODELZOO_HOME`). Raises
+    InvalidStoreUrl.
     """
-    if store_url.startswith("file://"):
-        return f"sqlite:///{Path(store_url.removeprefix('file://')) / 'jobs' / 'jobs.sqlite'}"
+    path = open_store(store_url).local_path("jobs/jobs.sqlite")
+    if path is not None:
+        return f"sqlite:///{path.absolute()}"
     name = hashlib.sha256(store_url.encode()).hexdigest()[:32]
     return f"sqlite:///{data_home() / 'jobs' / (name + '.sqlite')}"
 

@@ -110,6 +110,14 @@ class Tee:
         return self._terminal.encoding
 
 
+def _teed(log_path: Path) -> Tee:
+    """What Python writes goes to the terminal and the log; what TensorFlow's C++ says of itself only to the log."""
+    terminal = os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1)
+    log = log_path.open("a")
+    os.dup2(log.fileno(), sys.stderr.fileno())
+    return Tee(terminal, log)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune.jobs.worker")
     parser.add_argument("--job-folder", type=Path, required=True)
@@ -120,7 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     folder = JobFolder(options.job_folder)
     die_with_parent(options.parent, signal.SIGTERM)
     if options.tee:
-        sys.stderr = Tee(sys.stderr, folder.log_path(options.role).open("a"))  # type: ignore[assignment]
+        sys.stderr = _teed(folder.log_path(options.role))
     RoleLock(folder.root / "locks" / f"{options.role}.lock").take(grace=_FORMER_GRACE)
     store_url = folder.request().store_url
 

@@ -1,0 +1,345 @@
+"""ZooClient: the zoo through a server. Every `--server` command is built on it.
+
+Takes an address. Gives the same values as the local path, and the same error tree. Next: `server.serve` at the other
+end.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from finetune.text.caption import Caption
+from finetune.token_file import read_token, token_path
+from finetune.wire import (
+    CHANNEL_OPTIONS,
+    MAX_MESSAGE_BYTES,
+    error_from,
+    from_struct,
+    from_timestamp,
+    message_limits,
+    to_struct,
+)
+from protos.modelzoo.v1 import (
+    catalog_pb2,
+    catalog_pb2_grpc,
+    finetune_pb2,
+    finetune_pb2_grpc,
+    inference_pb2,
+    inference_pb2_grpc,
+)
+from zoo.describe import rfc3339
+from zoo.errors import InvalidArgument, Unauthenticated, Unavailable, ZooError
+
+_LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
+_SHORT = 30.0  # seconds for calls that only read or write a little
+_STATE_PREFIX = "JOB_STATE_"
+
+
+class ServerUnreachable(Unavailable):
+    """Nothing answers at the address, or it stopped answering."""
+
+
+class RequestTooLarge(InvalidArgument):
+    """The images of one call are larger than a message may be."""
+
+
+class InvalidServer(InvalidArgument):
+    """Not HOST:PORT."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionAnswer:
+    """`captions[i]`: those of image i, best first. `milliseconds`: wall time in the model's process;
+    `server_milliseconds`: in the server, loading the model included."""
+
+    captions: list[list[Caption]]
+    milliseconds: float
+    server_milliseconds: float
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifyAnswer:
+    """`labels[i]`: (label, probability) of image i, best first."""
+
+    labels: list[list[tuple[str, float]]]
+    milliseconds: float
+    server_milliseconds: float
+    reference: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedAnswer:
+    """`embeddings[i]`: the feature vector of image i."""
+
+    embeddings: list[list[float]]
+    milliseconds: float
+    server_milliseconds: float
+    reference: str
+
+
+class ZooClient:
+    """A connection to a server. Safe to share between threads; use as a context manager, or `close` it.
+
+    Args:
+        address: HOST:PORT.
+        token: what the server wants; None: MODELZOO_TOKEN, else the token file of a server on this machine.
+        max_message_bytes: the server's limit, when it isn't the default.
+    Every method raises the error tree: what the server refused has the code and reason that it has locally;
+    ServerUnreachable when nothing answers.
+    """
+
+    def __init__(self, address: str, token: str | None = None, *, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.address = address
+        self._limit = max_message_bytes
+        token = token or os.environ.get("MODELZOO_TOKEN") or _local_token(address)
+        self._metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        # The larger limit is for answers; what is sent is checked in `_checked`, with a better message.
+        self._channel = grpc.insecure_channel(address, options=(*CHANNEL_OPTIONS, *message_limits(2**31 - 1)))
+        self._catalog = catalog_pb2_grpc.CatalogStub(self._channel)
+        self._finetune = finetune_pb2_grpc.FineTuneStub(self._channel)
+        self._inference = inference_pb2_grpc.InferenceStub(self._channel)
+
+    def __enter__(self) -> ZooClient:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._channel.close()
+
+    # -- Catalog
+
+    def list_models(self) -> list[dict[str, Any]]:
+        """The newest version of each model, as `zoo.describe.describe` has it."""
+        found: list[dict[str, Any]] = []
+        token = ""
+        while True:
+            page = self._call(self._catalog.ListModels, catalog_pb2.ListModelsRequest(page_token=token))
+            found += [from_struct(model.description) for model in page.models]
+            token = page.next_page_token
+            if not token:
+                return found
+
+    def get_version(self, reference: str) -> dict[str, Any]:
+        """One version, as `zoo.describe.describe` has it."""
+        answer = self._call(self._catalog.GetVersion, catalog_pb2.GetVersionRequest(reference=reference))
+        return from_struct(answer.description)
+
+    # -- FineTune
+
+    def create_job(
+        self,
+        *,
+        name: str = "",
+        backbone: str = "",
+        head: str = "",
+        data: str = "",
+        recipe: str | None = None,
+        start_from: str | None = None,
+        settings: Mapping[str, str] | None = None,
+        spec: Mapping[str, Any] | None = None,
+        again: bool = False,
+    ) -> dict[str, Any]:
+        """Queues a job, or gives the unfinished or finished one of the same spec (`Job.to_json`).
+
+        Args:
+            data: `scenes:…`, or `kind:NAME` below one of the server's data roots.
+            settings: dotted key → value as YAML text, as in `--set`.
+            spec: what a spec file holds; everything else comes before it.
+        """
+        message = finetune_pb2.FineTuneSpec(
+            name=name,
+            backbone=backbone,
+            head=head,
+            data=data,
+            recipe=recipe or "",
+            start_from=start_from or "",
+            settings=dict(settings or {}),
+            spec=to_struct(spec or {}),
+        )
+        request = finetune_pb2.CreateFineTuneJobRequest(spec=message, again=again)
+        return _job(self._call(self._finetune.CreateFineTuneJob, request))
+
+    def get_job(self, job_id: str) -> dict[str, Any]:
+        return _job(self._call(self._finetune.GetFineTuneJob, finetune_pb2.GetFineTuneJobRequest(id=job_id)))
+
+    def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Newest first; pages are fetched as they are read."""
+        token = ""
+        while True:
+            request = finetune_pb2.ListFineTuneJobsRequest(page_token=token, name=name or "")
+            page = self._call(self._finetune.ListFineTuneJobs, request)
+            yield from map(_job, page.jobs)
+            token = page.next_page_token
+            if not token:
+                return
+
+    def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]:
+        """Events (`JobEvent.to_json`) until the job has ended; the last one has the ended job under `job_ended`.
+
+        After ServerUnreachable, call again with the last cursor seen: nothing is missed, nothing comes twice.
+        """
+        request = finetune_pb2.WatchFineTuneJobRequest(id=job_id, after_cursor=after_cursor)
+        call = self._finetune.WatchFineTuneJob(request, metadata=self._metadata)
+        try:
+            for response in call:
+                yield _event(response.event)
+        except grpc.RpcError as error:
+            raise self._meaning(error) from None
+        finally:
+            call.cancel()
+
+    def cancel_job(self, job_id: str) -> dict[str, Any]:
+        return _job(self._call(self._finetune.CancelFineTuneJob, finetune_pb2.CancelFineTuneJobRequest(id=job_id)))
+
+    # -- Inference
+
+    def caption(
+        self,
+        reference: str,
+        images: Sequence[bytes],
+        *,
+        beam_size: int | None = None,
+        max_words: int | None = None,
+        timeout: float | None = None,
+    ) -> CaptionAnswer:
+        """Captions of 1 to 64 encoded images. `timeout` in seconds; None waits, a first call loads the model."""
+        self._check_size(images)
+        request = inference_pb2.CaptionRequest(
+            reference=reference, images=images, beam_size=beam_size or 0, max_words=max_words or 0
+        )
+        answer = self._call(self._inference.Caption, request, timeout=timeout)
+        return CaptionAnswer(
+            captions=[
+                [Caption(text=c.text, log_prob=c.log_prob, finished=c.finished) for c in result.captions]
+                for result in answer.results
+            ],
+            **_timing(answer),
+        )
+
+    def classify(
+        self, reference: str, images: Sequence[bytes], *, top: int = 5, timeout: float | None = None
+    ) -> ClassifyAnswer:
+        self._check_size(images)
+        request = inference_pb2.ClassifyRequest(reference=reference, images=images, top=top)
+        answer = self._call(self._inference.Classify, request, timeout=timeout)
+        labels = [[(label.label, label.score) for label in result.labels] for result in answer.results]
+        return ClassifyAnswer(labels=labels, **_timing(answer))
+
+    def embed(self, reference: str, images: Sequence[bytes], *, timeout: float | None = None) -> EmbedAnswer:
+        self._check_size(images)
+        request = inference_pb2.EmbedRequest(reference=reference, images=images)
+        answer = self._call(self._inference.Embed, request, timeout=timeout)
+        return EmbedAnswer(embeddings=[list(result.values) for result in answer.results], **_timing(answer))
+
+    # -- the machinery
+
+    def _call(self, method: Callable[..., Any], request: Any, *, timeout: float | None = _SHORT) -> Any:
+        try:
+            return method(request, timeout=timeout, metadata=self._metadata)
+        except grpc.RpcError as error:
+            raise self._meaning(error) from None
+
+    def _meaning(self, error: Any) -> ZooError:
+        meant = error_from(error.code().name, error.details() or "", error.trailing_metadata() or ())
+        if isinstance(meant, Unavailable) and meant.reason == Unavailable.__name__:  # gRPC's own, not the server's
+            return ServerUnreachable(
+                f"no server answers at {self.address}: {meant.message}",
+                hint="is it running? zoo serve --address " + self.address,
+                address=self.address,
+            )
+        if isinstance(meant, Unauthenticated) and not meant.hint:
+            meant.hint = "--token or MODELZOO_TOKEN"
+        return meant
+
+    def _check_size(self, images: Sequence[bytes]) -> None:
+        size = sum(map(len, images))
+        if size > self._limit - 2**16:  # the rest of the message
+            raise RequestTooLarge(
+                f"the {len(images)} images of the call have {size:,} bytes, a message may have {self._limit:,}",
+                hint="send fewer images a call, or smaller ones",
+            )
+
+
+def _local_token(address: str) -> str | None:
+    """The token that a server on this machine wrote for itself. Raises InvalidServer, UnsafeTokenFile."""
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isascii() and port.isdigit()):
+        raise InvalidServer(f"server {address!r} is not HOST:PORT, e.g. 127.0.0.1:8470")
+    here = host in _LOOPBACK or host == socket.gethostname()
+    return read_token(token_path(int(port))) if here else None
+
+
+def _timing(answer: Any) -> dict[str, Any]:
+    return {
+        "milliseconds": answer.milliseconds,
+        "server_milliseconds": answer.server_milliseconds,
+        "reference": answer.reference,
+    }
+
+
+def _state(number: int) -> str:
+    return finetune_pb2.JobState.Name(number).removeprefix(_STATE_PREFIX)
+
+
+def _time(message: Any, field: str) -> str | None:
+    return rfc3339(from_timestamp(getattr(message, field))) if message.HasField(field) else None
+
+
+def _job(message: finetune_pb2.FineTuneJob) -> dict[str, Any]:
+    """The same JSON as `finetune.jobs.job.Job.to_json`."""
+    return {
+        "id": message.id,
+        "name": message.name,
+        "state": _state(message.state),
+        "spec": from_struct(message.spec),
+        "fence": message.fence,
+        "owner": message.owner or None,
+        "lease_until": _time(message, "lease_expire_time"),
+        "attempts": message.attempts,
+        "created": _time(message, "create_time"),
+        "updated": _time(message, "update_time"),
+        "error": _error(message.error) if message.HasField("error") else None,
+        "result": from_struct(message.result) if message.HasField("result") else None,
+        "progress": _progress(message.progress) if message.HasField("progress") else None,
+    }
+
+
+def _event(message: finetune_pb2.JobEvent) -> dict[str, Any]:
+    """The same JSON as `finetune.jobs.job.JobEvent.to_json`, and `job_ended` in the last one."""
+    event = {
+        "cursor": message.cursor,
+        "job": message.job_id,
+        "time": _time(message, "time"),
+        "kind": message.kind,
+        "state": _state(message.state),
+        "message": message.message,
+        "progress": _progress(message.progress) if message.HasField("progress") else None,
+    }
+    return event | {"job_ended": _job(message.job)} if message.HasField("job") else event
+
+
+def _error(message: finetune_pb2.JobError) -> dict[str, Any]:
+    return {
+        "code": message.code,
+        "reason": message.reason,
+        "message": message.message,
+        "hint": message.hint or None,
+        "details": dict(message.details),
+    }
+
+
+def _progress(message: finetune_pb2.JobProgress) -> dict[str, Any]:
+    return {
+        field.name: getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
+        for field in finetune_pb2.JobProgress.DESCRIPTOR.fields
+    }

@@ -1,0 +1,163 @@
+"""Predictor: a ModelVersion that answers. TensorFlow is imported when one is loaded.
+
+Takes encoded images. Gives captions, labels or feature vectors. Next: the command line, `server.model_process`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from finetune.text.caption import Caption
+from zoo.catalog import Catalog, ModelVersion
+from zoo.errors import FailedPrecondition, InvalidArgument
+
+if TYPE_CHECKING:
+    from finetune.models.backbone import Backbone
+
+MAX_BEAM = 20
+MAX_PIXELS = 50_000_000
+_BATCH = 32  # images in memory at a time
+
+
+class WrongHead(FailedPrecondition):
+    """The version has no head of the kind that was asked to answer."""
+
+
+class InvalidRequest(InvalidArgument):
+    """An option of a prediction that is out of range."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """`score` is the probability, 0 to 1."""
+
+    label: str
+    score: float
+
+
+def require_head(version: ModelVersion, kind: str) -> None:
+    """Raises WrongHead unless the version's head is of that kind. Reads the manifest only."""
+    head = version.manifest.head
+    if head is not None and head.kind == kind:
+        return
+    has = "a backbone only" if head is None else f"a {head.kind} head"
+    raise WrongHead(
+        f"{version.reference} has {has}, no {kind} head",
+        hint=f"finetune run --backbone {version.reference} --head {kind} --data DATA --name NAME",
+        reference=version.reference,
+    )
+
+
+def check_beam(beam_size: int | None) -> None:
+    """Raises InvalidRequest."""
+    if beam_size is not None and not 1 <= beam_size <= MAX_BEAM:
+        raise InvalidRequest(f"beam_size is {beam_size}, allowed are 1 to {MAX_BEAM}")
+
+
+class Predictor:
+    """A version's networks in memory, made with `load`. Not safe to call from several threads at once.
+
+    Attributes:
+        version: what answers.
+    """
+
+    def __init__(self, *, version: ModelVersion, backbone: Backbone, head: Any, max_pixels: int) -> None:
+        self.version = version
+        self._backbone = backbone
+        self._head = head
+        self._max_pixels = max_pixels
+
+    @classmethod
+    def load(
+        cls, catalog: Catalog, reference: str | ModelVersion, *, head: str | None = None, max_pixels: int = MAX_PIXELS
+    ) -> Predictor:
+        """Reads, builds and restores a version; its head too where it has one.
+
+        Args:
+            head: the kind of head that will be asked; a version without it is refused before anything is built.
+            max_pixels: larger images are refused by their header.
+        Raises:
+            NotFound, WrongHead, NoBackbone, IncompleteRestore, DataLoss.
+        """
+        version = catalog.get(reference) if isinstance(reference, str) else reference
+        if head is not None:
+            require_head(version, head)
+        from finetune.models.backbone import Backbone
+        from finetune.models.task_model import load_head
+
+        backbone = Backbone.from_version(catalog, version)
+        layer = load_head(catalog, version, backbone.feature_dim) if version.manifest.head else None
+        return cls(version=version, backbone=backbone, head=layer, max_pixels=max_pixels)
+
+    def warm_up(self) -> None:
+        """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it."""
+        spec = self._backbone.input_spec
+        feature_BD = np.asarray(self._backbone.feature_vector(np.zeros((1, spec.height, spec.width, 3), np.float32)))
+        kind = self.version.manifest.head.kind if self.version.manifest.head else None
+        if kind == "captioner":
+            self._head.captions(feature_BD)
+        elif kind == "classifier":
+            self._head.probabilities(feature_BD)
+
+    def caption(
+        self, images: Sequence[bytes], *, beam_size: int | None = None, max_words: int | None = None
+    ) -> list[list[Caption]]:
+        """Captions of each encoded image, best first.
+
+        Args:
+            beam_size: 1 to 20; None: the head's own.
+            max_words: longest caption, at least 1; None: the head's own.
+        Raises:
+            WrongHead, InvalidRequest; UnreadableImage naming the image by its place.
+        """
+        require_head(self.version, "captioner")
+        check_beam(beam_size)
+        if max_words is not None and not 1 <= max_words <= 200:
+            raise InvalidRequest(f"max_words is {max_words}, allowed are 1 to 200")
+        captions: list[list[Caption]] = self._head.captions(
+            self._features(images), beam_size=beam_size, max_words=max_words
+        )
+        return captions
+
+    def classify(self, images: Sequence[bytes], *, top: int = 5) -> list[list[Label]]:
+        """The `top` most probable labels of each encoded image, best first.
+
+        Raises WrongHead, InvalidRequest, UnreadableImage.
+        """
+        require_head(self.version, "classifier")
+        if top < 1:
+            raise InvalidRequest(f"top is {top}, allowed is 1 or more")
+        offset = self.version.manifest.class_offset
+        probabilities_BC = np.asarray(self._head.probabilities(self._features(images)))[:, offset:]
+        names = self.version.manifest.classes or tuple(str(place) for place in range(probabilities_BC.shape[1]))
+        order_BC = np.argsort(-probabilities_BC, axis=1, kind="stable")[:, :top]
+        return [
+            [Label(label=names[place], score=float(row[place])) for place in order]
+            for row, order in zip(probabilities_BC, order_BC, strict=True)
+        ]
+
+    def embed(self, images: Sequence[bytes]) -> np.ndarray:
+        """The backbone's feature vectors, float32 [N, D]. Raises UnreadableImage."""
+        return self._features(images)
+
+    def _features(self, images: Sequence[bytes]) -> np.ndarray:
+        feature_ND = np.zeros((len(images), self._backbone.feature_dim), np.float32)
+        for start in range(0, len(images), _BATCH):
+            some = images[start : start + _BATCH]
+            image_BHWC = np.stack([self._preprocessed(data, start + place) for place, data in enumerate(some)])
+            feature_ND[start : start + len(some)] = np.asarray(self._backbone.feature_vector(image_BHWC))
+        return feature_ND
+
+    def _preprocessed(self, data: bytes, place: int) -> np.ndarray:
+        from finetune.data.preprocess import UnreadableImage, preprocess
+
+        try:
+            return preprocess(data, self._backbone.input_spec, max_pixels=self._max_pixels)
+        except UnreadableImage as error:
+            raise UnreadableImage(
+                f"image {place + 1}: {error.message}", hint=error.hint, **error.details, image=str(place)
+            ) from None

@@ -1,0 +1,106 @@
+"""The Inference service in the front: checks what can be checked without TensorFlow, then hands on.
+
+Takes encoded images. Gives predictions of a model's own process. Next: `server.model_pool`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Any
+
+import grpc
+
+from finetune.data.image_header import UnreadableImage, check_image
+from finetune.predictor import check_beam, require_head
+from finetune.wire import error_from
+from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
+from server.model_pool import LoadedModel, ModelPool, ModelProcessDied
+from server.threads import in_thread
+from zoo.catalog import Catalog, ModelVersion
+from zoo.errors import DeadlineExceeded, InvalidArgument
+
+MAX_IMAGES = 64
+
+
+class WrongImageCount(InvalidArgument):
+    """No image, or more than a call may bring."""
+
+
+class CallExpired(DeadlineExceeded):
+    """The caller's deadline came before the answer."""
+
+
+class InferenceServicer(inference_pb2_grpc.InferenceServicer):
+    def __init__(self, catalog: Catalog, pool: ModelPool, threads: Executor, *, max_pixels: int) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._threads = threads
+        self._max_pixels = max_pixels
+
+    async def Caption(
+        self, request: inference_pb2.CaptionRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.CaptionResponse:
+        check_beam(request.beam_size or None)
+        return await self._answer(request, context, "captioner", lambda stub: stub.Caption)
+
+    async def Classify(
+        self, request: inference_pb2.ClassifyRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.ClassifyResponse:
+        return await self._answer(request, context, "classifier", lambda stub: stub.Classify)
+
+    async def Embed(
+        self, request: inference_pb2.EmbedRequest, context: grpc.aio.ServicerContext
+    ) -> inference_pb2.EmbedResponse:
+        return await self._answer(request, context, None, lambda stub: stub.Embed)
+
+    async def _answer(
+        self, request: Any, context: grpc.aio.ServicerContext, head: str | None, method: Callable[[Any], Any]
+    ) -> Any:
+        begun = time.perf_counter()
+        _check_images(request.images, self._max_pixels)
+        version = await in_thread(self._threads, self._catalog.get, request.reference)
+        if head is not None:
+            require_head(version, head)
+        response = await self._ask(version, request, context, method)
+        response.server_milliseconds = (time.perf_counter() - begun) * 1000
+        return response
+
+    async def _ask(
+        self, version: ModelVersion, request: Any, context: grpc.aio.ServicerContext, method: Callable[[Any], Any]
+    ) -> Any:
+        for last in (False, True):  # a process that died is started again once: a prediction changes nothing
+            async with self._pool.use(version) as model:
+                left = context.time_remaining()
+                if left is not None and left <= 0:
+                    raise CallExpired(f"the call's deadline passed while {version.reference} was being loaded")
+                try:
+                    return await method(model.stub)(request, timeout=left)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE or last:
+                        raise await _meant(error, model) from None
+        raise AssertionError("unreachable")
+
+
+async def _meant(error: grpc.aio.AioRpcError, model: LoadedModel) -> Exception:
+    """What the model's process said, or that it can't say anything any more."""
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        return ModelProcessDied(
+            f"the process of {model.reference} died while it answered, twice", hint="try again; see the server's log"
+        )
+    trailing = error.trailing_metadata() or ()
+    return error_from(error.code().name, error.details() or "", [(key, value) for key, value in trailing])
+
+
+def _check_images(images: Sequence[bytes], max_pixels: int) -> None:
+    """Raises WrongImageCount, UnreadableImage naming the image by its place, both before anything is decoded."""
+    if not 1 <= len(images) <= MAX_IMAGES:
+        raise WrongImageCount(f"the call brings {len(images)} images, allowed are 1 to {MAX_IMAGES}")
+    for place, data in enumerate(images):
+        try:
+            check_image(data, max_pixels)
+        except UnreadableImage as error:
+            raise UnreadableImage(
+                f"image {place + 1}: {error.message}", hint=error.hint, **error.details, image=str(place)
+            ) from None

@@ -1,0 +1,105 @@
+"""The scheduler: starts a supervisor, in a process of its own, for each job that a server may run.
+
+Takes the queue. Gives running supervisors. Next: `finetune.jobs.supervise`.
+It claims nothing: the supervisor does, under its own fence, so two servers on one queue may both try and one wins. A
+supervisor is detached and outlives the server; the next server sees its lease and leaves it alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from pathlib import Path
+
+from finetune.jobs.job import OWNED, Job, JobState, StaleFence, StateChanged
+from finetune.jobs.launcher import exec_module
+from finetune.jobs.queue import JobQueue
+from finetune.jobs.supervise import EXIT_NOT_MINE
+from finetune.jobs.supervisor import EXIT_INTERRUPTED, job_folder_path
+from server.threads import in_thread
+from zoo.catalog import Catalog
+from zoo.errors import ZooError
+
+_POLL_SECONDS = 0.5
+_LONGEST_DELAY = 60.0
+_EXPECTED = frozenset({0, EXIT_INTERRUPTED, EXIT_NOT_MINE})
+_WAITING = frozenset({JobState.QUEUED, JobState.BACKOFF})
+
+
+class Scheduler:
+    def __init__(self, queue: JobQueue, catalog: Catalog, store_url: str, *, at_most: int, threads: Executor) -> None:
+        self._queue = queue
+        self._catalog = catalog
+        self._store_url = store_url
+        self._at_most = at_most
+        self._threads = threads
+        self._started: dict[str, subprocess.Popen[bytes]] = {}  # job id → the supervisor that we started for it
+        self._trouble: dict[str, tuple[int, float]] = {}  # job id → failed starts, no sooner again than (monotonic)
+
+    async def run(self) -> None:
+        """Until cancelled. Supervisors go on."""
+        while self._at_most:
+            try:
+                await self.step()
+            except ZooError as error:  # the database is away, say; it is asked again
+                print(f"scheduler: {error.message}", file=sys.stderr, flush=True)
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def step(self) -> None:
+        """Reaps the supervisors that have ended and starts those that are due."""
+        for job_id, process in list(self._started.items()):
+            code = process.poll()
+            if code is not None:
+                del self._started[job_id]
+                self._ended(job_id, code)
+        for job in await in_thread(self._threads, self._due):
+            self._start(job)
+
+    def _due(self) -> Sequence[Job]:
+        jobs = [job for job in self._queue.in_states(OWNED | _WAITING) if job.scheduled]
+        now = self._queue.now()
+        alive = {job.id for job in jobs if job.alive(now)} | self._started.keys()
+        for job in jobs:
+            if job.state is JobState.CANCELLING and job.id not in alive:
+                self._end_cancelled(job)
+        due = [
+            job
+            for job in jobs
+            if job.id not in alive
+            and time.monotonic() >= self._trouble.get(job.id, (0, 0.0))[1]
+            and job.state is not JobState.CANCELLING
+            and (job.not_before is None or job.not_before <= now)
+        ]
+        return due[: max(0, self._at_most - len(alive))]
+
+    def _end_cancelled(self, job: Job) -> None:
+        """Its supervisor died before it could say so itself."""
+        try:
+            self._queue.move(job, JobState.CANCELLED, message="its supervisor had died")
+        except (StateChanged, StaleFence) as error:
+            print(f"scheduler: {error.message}", file=sys.stderr, flush=True)
+
+    def _ended(self, job_id: str, code: int) -> None:
+        """A supervisor that fails before it can claim its job would otherwise be started twice a second."""
+        if code in _EXPECTED:
+            self._trouble.pop(job_id, None)
+            return
+        tries = self._trouble.get(job_id, (0, 0.0))[0] + 1
+        delay = min(2.0**tries, _LONGEST_DELAY)
+        self._trouble[job_id] = (tries, time.monotonic() + delay)
+        print(f"the supervisor of {job_id} ended with {code}; next try in {delay:.0f} s", file=sys.stderr, flush=True)
+
+    def _start(self, job: Job) -> None:
+        log = job_folder_path(self._catalog, job.id) / "logs" / "supervisor.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with Path(log).open("ab") as file:
+            self._started[job.id] = exec_module(
+                "finetune.jobs.supervise",
+                ["--queue", self._queue.url, "--store", self._store_url, "--job", job.id],
+                stdout=file,
+                stderr=file,
+            )
