@@ -1,0 +1,55 @@
+"""`finetune evaluate`: the metrics of a published version on a split of DATA."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from finetune.cli.request import absolute_data
+from zoo.cli.output import (
+    DebugOption,
+    Format,
+    FormatOption,
+    StoreOption,
+    print_json,
+)
+
+
+class SplitName(StrEnum):
+    train = "train"
+    validation = "validation"
+    test = "test"
+    all = "all"
+
+
+def evaluate(
+    reference: Annotated[str, typer.Argument(metavar="REF")],
+    data: Annotated[str | None, typer.Option("--data", metavar="DATA", help="default: what it was trained on")] = None,
+    split: Annotated[SplitName, typer.Option("--split")] = SplitName.test,
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="data.… only")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", min=0, help="of the split; default: the run's")] = None,
+    store: StoreOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Score a version on every example of a split, each once. Data options default to those of the version's run."""
+    from finetune.training.evaluate import evaluate_version
+    from zoo.catalog import open_catalog
+
+    result = evaluate_version(
+        open_catalog(store),
+        reference,
+        location=absolute_data(data) if data else None,
+        split=split.value,
+        settings=settings or [],
+        seed=seed,
+    )
+    if output is Format.JSON:
+        print_json(result)
+        return
+    print(f"{result['reference']} on {result['split']}: {result['num_examples']} examples")
+    for name, value in result["metrics"].items():
+        print(f"  {name:20} " + (f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)))

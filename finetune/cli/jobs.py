@@ -1,0 +1,259 @@
+"""`finetune list | get | watch | logs | cancel`: jobs of a store, or of a server."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
+
+import typer
+
+from zoo.cli.output import (
+    DebugOption,
+    Format,
+    FormatOption,
+    ServerOption,
+    StoreOption,
+    TokenOption,
+    chosen_server,
+    print_fields,
+    print_json,
+    print_table,
+    say,
+    say_next,
+)
+from zoo.errors import Cancelled, NotFound, from_dict
+
+if TYPE_CHECKING:
+    from finetune.jobs.queue import JobQueue
+
+JobId = Annotated[str, typer.Argument(metavar="JOB")]
+POLL_SECONDS = 0.5
+RECONNECT_SECONDS = 60.0
+
+
+class NoLog(NotFound):
+    """A role of a job that has written no log."""
+
+
+class Jobs(Protocol):
+    """Where jobs are asked for: the store's own queue, or a server. Jobs and events are as `to_json` has them."""
+
+    def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]: ...
+
+    def get_job(self, job_id: str) -> dict[str, Any]: ...
+
+    def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]: ...
+
+    def cancel_job(self, job_id: str) -> dict[str, Any]: ...
+
+
+class LocalJobs:
+    """The queue of a store on this machine."""
+
+    def __init__(self, queue: JobQueue) -> None:
+        self._queue = queue
+
+    def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]:
+        page = self._queue.list(name=name)
+        while page:
+            yield from (job.to_json() for job in page)
+            page = self._queue.list(name=name, before=(page[-1].created, page[-1].id))
+
+    def get_job(self, job_id: str) -> dict[str, Any]:
+        return self._queue.get(job_id).to_json()
+
+    def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]:
+        while True:
+            job = self._queue.get(job_id)  # before its events, so that none is missed when it has ended
+            for event in self._queue.events(job_id, after=after_cursor):
+                after_cursor = event.cursor
+                yield event.to_json()
+            if job.ended:
+                return
+            time.sleep(POLL_SECONDS)
+
+    def cancel_job(self, job_id: str) -> dict[str, Any]:
+        return self._queue.cancel(job_id).to_json()
+
+
+@contextlib.contextmanager
+def opened(store: str | None, server: str | None, token: str | None) -> Iterator[Jobs]:
+    """The jobs of a server where one is meant, else of the store."""
+    address = chosen_server(server, store)
+    if address:
+        from finetune.client import ZooClient
+
+        with ZooClient(address, token=token) as client:
+            yield client
+        return
+    from finetune.jobs.queue import JobQueue
+    from finetune.jobs.tables import default_queue_url
+    from zoo.store import default_store_url
+
+    queue = JobQueue(default_queue_url(store or default_store_url()))
+    try:
+        yield LocalJobs(queue)
+    finally:
+        queue.close()
+
+
+def list_(
+    name: Annotated[str | None, typer.Option("--name", help="only jobs that publish to this model")] = None,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """The jobs, newest first."""
+    with opened(store, server, token) as jobs:
+        found = list(jobs.list_jobs(name=name))
+    if output is Format.JSON:
+        print_json(found)
+        return
+    print_table(
+        ["job", "model", "state", "step", "created"],
+        [[job["id"], job["name"], job["state"], _step(job), job["created"]] for job in found],
+    )
+
+
+def get(
+    job_id: JobId,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """One job: its state, spec, progress, error or result."""
+    with opened(store, server, token) as jobs:
+        job = jobs.get_job(job_id)
+    if output is Format.JSON:
+        print_json(job)
+        return
+    error = job["error"]
+    result = job["result"] or {}
+    print_fields(
+        [
+            ("job", job["id"]),
+            ("model", job["name"]),
+            ("state", job["state"]),
+            ("step", _step(job)),
+            ("run by", job["owner"]),
+            ("claimed", job["attempts"]),
+            ("created", job["created"]),
+            ("updated", job["updated"]),
+            ("published", result.get("reference")),
+            ("error", error and error["message"]),
+            ("try", error and error["hint"]),
+        ]
+    )
+
+
+def watch(
+    job_id: JobId,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Follow a job to its end, from its first event. With `--format json`, one object an event."""
+    with opened(store, server, token) as jobs:
+        job = follow(jobs, job_id, output)
+    if job["state"] == "FAILED":
+        raise from_dict(job["error"] or {})
+    if job["state"] == "CANCELLED":
+        raise Cancelled(f"job {job_id} was cancelled")
+    if output is Format.TEXT:
+        print(job["result"]["reference"])
+    say_next(f"zoo show {job['result']['reference']}")
+
+
+def follow(jobs: Jobs, job_id: str, output: Format | None = None) -> dict[str, Any]:
+    """Shows a job's events until it has ended; returns the ended job.
+
+    A server that stops answering is asked again for a minute, from the last event seen. `output` JSON prints the events
+    as data; otherwise they are talk.
+    """
+    from finetune.client import ServerUnreachable
+
+    cursor, lost_at = 0, None
+    while True:
+        try:
+            for event in jobs.watch_job(job_id, after_cursor=cursor):
+                cursor, lost_at = event["cursor"], None
+                _show(event, output)
+            return jobs.get_job(job_id)
+        except ServerUnreachable as error:
+            lost_at = lost_at or time.monotonic()
+            if time.monotonic() - lost_at > RECONNECT_SECONDS:
+                raise
+            say(f"{error.message}; asking again")
+            time.sleep(2)
+
+
+def _show(event: dict[str, Any], output: Format | None) -> None:
+    if output is Format.JSON:
+        print_json(event)
+        return
+    progress = event.get("progress")
+    if event["kind"] != "progress" or not progress:
+        say(f"{event['time']}  {event['message']}")
+        return
+    line = f"{progress.get('phase')}: {progress.get('step')}/{progress.get('steps')}"
+    if progress.get("loss") is not None:
+        line += f", loss {progress['loss']:.4f}"
+    if progress.get("examples_per_second"):
+        line += f", {progress['examples_per_second']:.0f} examples/s"
+    if progress.get("eta_seconds"):
+        line += f", {progress['eta_seconds']:.0f} s left"
+    say(f"{event['time']}  {line}")
+
+
+def logs(
+    job_id: JobId,
+    role: Annotated[str, typer.Option("--role", help="chief | evaluator | supervisor")] = "chief",
+    store: StoreOption = None,
+    debug: DebugOption = False,
+) -> None:
+    """Print what a role of a job wrote: its stdout and stderr."""
+    from finetune.jobs.folder import JobFolder
+    from finetune.jobs.supervisor import job_folder_path
+    from zoo.catalog import open_catalog
+
+    with opened(store, None, None) as jobs:
+        jobs.get_job(job_id)
+    folder = JobFolder(job_folder_path(open_catalog(store), job_id))
+    path = folder.log_path(role)
+    if not path.is_file():
+        there = sorted(log.stem for log in folder.logs.glob("*.log")) if folder.logs.is_dir() else []
+        raise NoLog(f"job {job_id} has no log of {role!r}; there are: {', '.join(there) or 'none'}")
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            sys.stdout.write(line)
+
+
+def cancel(
+    job_id: JobId,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Ask for a job's end. What it has published stays, what it has computed is kept for a retry."""
+    with opened(store, server, token) as jobs:
+        job = jobs.cancel_job(job_id)
+    if output is Format.JSON:
+        print_json(job)
+    else:
+        print(f"{job['id']} {job['state']}")
+
+
+def _step(job: dict[str, Any]) -> str | None:
+    progress = job["progress"]
+    return f"{progress['step']}/{progress['steps']}" if progress and "steps" in progress else None

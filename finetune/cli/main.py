@@ -1,0 +1,60 @@
+"""The `finetune` command: training and asking. What a command needs is imported when it runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from finetune.cli import cache, evaluate, jobs, predict, recipes, run
+from zoo.cli.output import new_app, print_fields, run_cli
+
+app = new_app("Fine-tune pretrained models, and ask what comes of it.")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print_fields([("modelzoo", version("modelzoo"))])
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    # Before anything imports TensorFlow: its start-up messages are not for the user.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "run": run.run,
+    "submit": run.submit,
+    "list": jobs.list_,
+    "get": jobs.get,
+    "watch": jobs.watch,
+    "logs": jobs.logs,
+    "cancel": jobs.cancel,
+    "evaluate": evaluate.evaluate,
+    "caption": predict.caption,
+    "classify": predict.classify,
+    "embed": predict.embed,
+}
+for _name, _command in COMMANDS.items():
+    app.command(_name)(_command)
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(cache.app, name="cache")
+
+
+def main() -> None:
+    run_cli(app)
+
+
+if __name__ == "__main__":
+    main()

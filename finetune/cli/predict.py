@@ -1,0 +1,149 @@
+"""`finetune caption | classify | embed`: a version answers for image files, here or through a server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from zoo.cli.output import (
+    DebugOption,
+    Format,
+    FormatOption,
+    ServerOption,
+    StoreOption,
+    TokenOption,
+    chosen_server,
+    print_json,
+)
+from zoo.errors import NotFound
+
+if TYPE_CHECKING:
+    from finetune.client import ZooClient
+
+Ref = Annotated[str, typer.Argument(metavar="REF")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…")]
+
+
+class NoSuchImage(NotFound):
+    """An image file that can't be read from disk."""
+
+
+def caption(
+    reference: Ref,
+    images: Images,
+    beam_size: Annotated[int | None, typer.Option("--beam-size", min=1, help="default: the head's own")] = None,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is on each image."""
+    if address := chosen_server(server, store):
+        with _client(address, token) as client:
+            for path, data in _read(images):
+                answer = client.caption(reference, [data], beam_size=beam_size)
+                _print_captions(path, answer.captions[0], answer.milliseconds, output)
+        return
+    files = list(_read(images))
+    predictor = _predictor(reference, store, "captioner")
+    for path, data in files:
+        started = time.perf_counter()
+        captions = predictor.caption([data], beam_size=beam_size)[0]
+        _print_captions(path, captions, (time.perf_counter() - started) * 1000, output)
+
+
+def classify(
+    reference: Ref,
+    images: Images,
+    top: Annotated[int, typer.Option("--top", min=1, help="how many labels")] = 5,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Name the most probable classes of each image."""
+    if address := chosen_server(server, store):
+        with _client(address, token) as client:
+            for path, data in _read(images):
+                labels = client.classify(reference, [data], top=top).labels[0]
+                _print_labels(path, labels, output)
+        return
+    files = list(_read(images))
+    predictor = _predictor(reference, store, "classifier")
+    for path, data in files:
+        labels = [(each.label, each.score) for each in predictor.classify([data], top=top)[0]]
+        _print_labels(path, labels, output)
+
+
+def embed(
+    reference: Ref,
+    images: Images,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Print the backbone's feature vector of each image."""
+    if address := chosen_server(server, store):
+        with _client(address, token) as client:
+            for path, data in _read(images):
+                _print_embedding(path, client.embed(reference, [data]).embeddings[0], output)
+        return
+    files = list(_read(images))
+    predictor = _predictor(reference, store, None)
+    for path, data in files:
+        _print_embedding(path, predictor.embed([data])[0].tolist(), output)
+
+
+def _read(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
+    for path in paths:
+        try:
+            yield path, path.read_bytes()
+        except OSError as error:
+            raise NoSuchImage(f"image {path}: {error.strerror}", path=str(path)) from None
+
+
+def _client(address: str, token: str | None) -> ZooClient:
+    from finetune.client import ZooClient
+
+    return ZooClient(address, token=token)
+
+
+def _predictor(reference: str, store: str | None, head: str | None) -> Any:
+    from finetune.predictor import Predictor
+    from zoo.catalog import open_catalog
+
+    return Predictor.load(open_catalog(store), reference, head=head)
+
+
+def _print_captions(path: Path, captions: Sequence[Any], milliseconds: float, output: Format) -> None:
+    if output is Format.JSON:
+        said = [{"text": c.text, "log_prob": c.log_prob, "finished": c.finished} for c in captions]
+        print_json({"image": str(path), "captions": said, "milliseconds": round(milliseconds, 3)})
+        return
+    print(path)
+    for c in captions:
+        print(f"  {c.log_prob:8.3f}  {c.text}" + ("" if c.finished else " …"))
+
+
+def _print_labels(path: Path, labels: Sequence[tuple[str, float]], output: Format) -> None:
+    if output is Format.JSON:
+        print_json({"image": str(path), "labels": [{"label": label, "score": score} for label, score in labels]})
+        return
+    print(path)
+    for label, score in labels:
+        print(f"  {score:.4f}  {label}")
+
+
+def _print_embedding(path: Path, embedding: Sequence[float], output: Format) -> None:
+    if output is Format.JSON:
+        print_json({"image": str(path), "embedding": list(embedding)})
+    else:
+        print(path, " ".join(f"{value:.6g}" for value in embedding))

@@ -1,0 +1,97 @@
+"""What `run` and `submit` have in common: from flags and a spec file to a JobSpec."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from finetune.recipes import overlaid, resolve
+from finetune.spec import InvalidSpec, JobSpec, with_settings
+
+LOCAL_KINDS = ("flickr", "folder", "jsonl")  # kinds of DATA whose location is a path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Flags as typed; None where a flag was not given."""
+
+    spec_file: Path | None
+    backbone: str | None
+    head: str | None
+    data: str | None
+    name: str | None
+    recipe: str | None
+    start_from: str | None
+    strategy: str | None
+    settings: Sequence[str]
+
+    def values(self) -> dict[str, Any]:
+        """The spec file with the flags laid over it. Raises InvalidSpec."""
+        flags: dict[str, Any] = {}
+        for key, value in (("name", self.name), ("backbone", self.backbone), ("start_from", self.start_from)):
+            if value is not None:
+                flags[key] = value
+        if self.head is not None:
+            flags["head"] = {"kind": self.head}
+        if self.data is not None:
+            flags["data"] = {"location": self.data}
+        if self.strategy is not None:
+            flags["strategy"] = {"kind": self.strategy}
+        return overlaid(_read(self.spec_file) if self.spec_file else {}, flags)
+
+    def wire(self) -> dict[str, Any]:
+        """The request as `ZooClient.create_job` takes it; the server resolves it with its own recipes and data roots.
+
+        Raises InvalidSpec for what no server could run.
+        """
+        for setting in self.settings:
+            with_settings({}, [setting])  # a fault in the text is said before anything is sent
+        return {
+            "name": self.name or "",
+            "backbone": self.backbone or "",
+            "head": self.head or "",
+            "data": self.data or "",
+            "recipe": self.recipe,
+            "start_from": self.start_from,
+            "settings": {key: text for key, _, text in (setting.partition("=") for setting in self.settings)},
+            "spec": overlaid(
+                _read(self.spec_file) if self.spec_file else {},
+                {"strategy": {"kind": self.strategy}} if self.strategy else {},
+            ),
+        }
+
+    def job_spec(self) -> JobSpec:
+        """The resolved spec for a run on this machine: paths in DATA become absolute, so any folder can resume it."""
+        return resolve(recipe=self.recipe, values=_absolute(self.values()), settings=list(self.settings))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidSpec(f"spec file {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidSpec(f"spec file {path} is not YAML: {error}") from None
+    if not isinstance(value, dict):
+        raise InvalidSpec(f"spec file {path} holds {type(value).__name__}, expected keys such as backbone and data")
+    return value
+
+
+def _absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    data = values.get("data")
+    location = data.get("location") if isinstance(data, Mapping) else None
+    if not isinstance(location, str):
+        return dict(values)
+    return overlaid(values, {"data": {"location": absolute_data(location)}})
+
+
+def absolute_data(location: str) -> str:
+    """DATA with a local path made absolute; other DATA as it is."""
+    kind, colon, path = location.partition(":")
+    if kind not in LOCAL_KINDS or not path or "://" in path:
+        return location
+    return f"{kind}{colon}{Path(path).expanduser().resolve()}"

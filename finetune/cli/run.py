@@ -1,0 +1,168 @@
+"""`finetune run` and `finetune submit`: the same request, run here or by a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from finetune.cli.request import Request
+from zoo.cli.output import (
+    DebugOption,
+    Format,
+    FormatOption,
+    ServerOption,
+    StoreOption,
+    TokenOption,
+    chosen_server,
+    print_json,
+    say,
+    say_next,
+)
+
+SpecFile = Annotated[Path | None, typer.Argument(metavar="[SPEC.yaml]", help="keys of a spec; flags come before them")]
+BackboneRef = Annotated[str | None, typer.Option("--backbone", metavar="REF", help="version whose backbone is used")]
+HeadKind = Annotated[str | None, typer.Option("--head", help="captioner | classifier")]
+Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help="kind:location, e.g. flickr:FOLDER")]
+Name = Annotated[str | None, typer.Option("--name", help="model to publish to")]
+RecipeName = Annotated[str | None, typer.Option("--recipe", help="see `finetune recipes`")]
+Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the spec")]
+StartFrom = Annotated[str | None, typer.Option("--from", metavar="REF", help="start from its weights, head included")]
+Strategy = Annotated[str | None, typer.Option("--strategy", help="one-device")]
+Again = Annotated[bool, typer.Option("--again", help="run and publish once more what has already been published")]
+
+
+def run(
+    spec: SpecFile = None,
+    backbone: BackboneRef = None,
+    head: HeadKind = None,
+    data: Data = None,
+    name: Name = None,
+    recipe: RecipeName = None,
+    settings: Settings = None,
+    start_from: StartFrom = None,
+    strategy: Strategy = None,
+    again: Again = False,
+    store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Fine-tune a head on a backbone and publish it. Typed again after an interruption, it goes on where it was.
+
+    With --server the server does the work, and this command watches it.
+    """
+    request = Request(
+        spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
+        start_from=start_from, strategy=strategy, settings=settings or [],
+    )  # fmt: skip
+    address = chosen_server(server, store)
+    result = _run_there(request, address, token, again) if address else _run_here(request, store, again)
+    if output is Format.JSON:
+        print_json(result)
+    else:
+        _print_result(result)
+    say_next(
+        f"finetune caption {result['reference']} IMAGE" if head != "classifier" else f"zoo show {result['reference']}"
+    )
+
+
+def submit(
+    spec: SpecFile = None,
+    backbone: BackboneRef = None,
+    head: HeadKind = None,
+    data: Data = None,
+    name: Name = None,
+    recipe: RecipeName = None,
+    settings: Settings = None,
+    start_from: StartFrom = None,
+    strategy: Strategy = None,
+    again: Again = False,
+    server: ServerOption = None,
+    token: TokenOption = None,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Give the same request to a server; it runs whether anybody watches or not."""
+    from finetune.client import ZooClient
+
+    request = Request(
+        spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
+        start_from=start_from, strategy=strategy, settings=settings or [],
+    )  # fmt: skip
+    address = chosen_server(server, None)
+    if address is None:
+        raise typer.BadParameter("needs a server: --server HOST:PORT or MODELZOO_SERVER", param_hint="--server")
+    with ZooClient(address, token=token) as client:
+        job = client.create_job(**request.wire(), again=again)
+    if output is Format.JSON:
+        print_json(job)
+    else:
+        print(job["id"])
+    say_next(f"finetune watch {job['id']} --server {address}")
+
+
+def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any]:
+    from finetune.jobs.job import JobState
+    from finetune.jobs.queue import JobQueue
+    from finetune.jobs.submit import submit_or_resume
+    from finetune.jobs.supervisor import run_job
+    from finetune.jobs.tables import default_queue_url
+    from zoo.catalog import open_catalog
+    from zoo.errors import Cancelled, from_dict
+    from zoo.store import default_store_url
+
+    spec = request.job_spec()
+    store_url = store or default_store_url()
+    catalog = open_catalog(store_url)
+    for reference in filter(None, (spec.backbone, spec.start_from)):
+        catalog.get(reference)  # an unknown one is said before anything is written
+    queue = JobQueue(default_queue_url(store_url))
+    try:
+        job = submit_or_resume(queue, spec, again=again)
+        say(f"job {job.id}")
+        if job.state is JobState.SUCCEEDED:
+            say("already published by the same spec; --again runs it once more")
+            return dict(job.result or {})
+        try:
+            job = run_job(queue, job.id, store_url=store_url, inline=True)
+        except KeyboardInterrupt:
+            say("interrupted; the same command goes on from the last Checkpoint")
+            raise
+    finally:
+        queue.close()
+    if job.state is JobState.SUCCEEDED:
+        return dict(job.result or {})
+    if job.state is JobState.FAILED:
+        raise from_dict(dict(job.error or {}))
+    raise Cancelled(f"job {job.id} is {job.state}", hint="the same command goes on from the last Checkpoint")
+
+
+def _run_there(request: Request, address: str, token: str | None, again: bool) -> dict[str, Any]:
+    from finetune.cli.jobs import follow
+    from finetune.client import ZooClient
+    from zoo.errors import Cancelled, from_dict
+
+    with ZooClient(address, token=token) as client:
+        job = client.create_job(**request.wire(), again=again)
+        say(f"job {job['id']}")
+        try:
+            job = follow(client, job["id"])
+        except KeyboardInterrupt:
+            say(f"the job goes on; finetune watch {job['id']} --server {address}")
+            raise
+    if job["state"] == "SUCCEEDED":
+        return dict(job["result"])
+    if job["state"] == "FAILED":
+        raise from_dict(job["error"])
+    raise Cancelled(f"job {job['id']} is {job['state']}")
+
+
+def _print_result(result: dict[str, Any]) -> None:
+    print(f"{result['reference']}  {result['digest']}")
+    print(f"steps {result['steps']}, {result['seconds']:.0f} s, {result['bytes_published']} bytes published")
+    for split, metrics in result["metrics"].items():
+        numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+        print(f"{split}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
