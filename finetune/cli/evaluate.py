@@ -36,8 +36,11 @@ def evaluate(
     debug: DebugOption = False,
 ) -> None:
     """Score a version on every example of a split, each once. Data options default to those of the version's run."""
-    from finetune.training.evaluate import evaluate_version
+    from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
+
+    start_tensorflow()
+    from finetune.training.evaluate import evaluate_version
 
     result = evaluate_version(
         open_catalog(store),

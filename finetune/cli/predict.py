@@ -117,10 +117,16 @@ def _client(address: str, token: str | None) -> ZooClient:
 
 
 def _predictor(reference: str, store: str | None, head: str | None) -> Any:
-    from finetune.predictor import Predictor
+    from finetune.predictor import Predictor, require_head
+    from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
 
-    return Predictor.load(open_catalog(store), reference, head=head)
+    catalog = open_catalog(store)
+    version = catalog.get(reference)
+    if head is not None:
+        require_head(version, head)  # before TensorFlow, which takes seconds to come up
+    start_tensorflow()
+    return Predictor.load(catalog, version)
 
 
 def _print_captions(path: Path, captions: Sequence[Any], milliseconds: float, output: Format) -> None:
