@@ -43,6 +43,7 @@ class CaptionerArguments(BaseModel):
     output_dropout: _Share = 0.0  # on the LSTM's outputs
     word_dropout: _Share = 0.0  # share of input words that the LSTM sees as <unk>
     label_smoothing: _Share = 0.0
+    word_bag: Annotated[float, Field(ge=0)] = 0.0  # weight of a second loss: the image embedding predicts the words
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
     max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption, in training and when captioning
     beam_size: Annotated[int, Field(ge=1, le=64)] = 3

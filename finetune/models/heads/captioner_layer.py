@@ -63,12 +63,22 @@ class CaptionerLayer(keras.layers.Layer):
         self.output_projection = keras.layers.Dense(
             len(vocabulary), kernel_initializer=initializer(seed=seed + 4), name="output"
         )
+        self.word_bag: keras.layers.Dense | None = None
+        if arguments.word_bag:
+            self.word_bag = keras.layers.Dense(
+                len(vocabulary), kernel_initializer=initializer(seed=seed + 6), name="word_bag"
+            )
         self._dropout_seed = keras.random.SeedGenerator(seed=seed + 5)
         self._beam_search = BeamSearch(self)
 
     @property
     def seed_generators(self) -> list[keras.random.SeedGenerator]:
         return [self._dropout_seed]
+
+    @property
+    def decoding_traces(self) -> int:
+        """How many beam search graphs were made: one for each pair of batch and beam size."""
+        return self._beam_search.traces
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Makes the variables: `image_embedding/kernel` and so on, below the layer's own name."""
@@ -77,6 +87,8 @@ class CaptionerLayer(keras.layers.Layer):
         self.word_embedding.build((None, None))
         self.lstm.build((None, arguments.embedding))
         self.output_projection.build((None, arguments.units))
+        if self.word_bag is not None:
+            self.word_bag.build((None, arguments.embedding))
         self.feature_dim = input_shape[-1] or 0
         self.built = True
 
@@ -134,7 +146,8 @@ class CaptionerLayer(keras.layers.Layer):
         tokens_BT = tf.cast(targets["tokens"], tf.int32)
         longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens_BT != PAD, tf.int32), axis=1))
         tokens_BT = tokens_BT[:, : tf.maximum(longest, 1)]
-        h_TBU = self._teacher_forced(features["feature_vector"], tokens_BT, training=training)
+        image_BE = self.embed_image(features["feature_vector"], training=training)
+        h_TBU = self._teacher_forced(image_BE, tokens_BT, training=training)
 
         tokens_TB = tf.transpose(tokens_BT)
         real_TB = tokens_TB != PAD
@@ -149,14 +162,21 @@ class CaptionerLayer(keras.layers.Layer):
         weight_sum = tf.reduce_sum(weight_N)
         right_N = tf.cast(tf.argmax(logits_NV, axis=-1, output_type=tf.int32) == word_N, tf.float32)
         metrics = {"word_accuracy": (tf.reduce_sum(weight_N * right_N), weight_sum)}
+        if training and self.word_bag is not None:
+            bag_BV = self.word_bag(self._drop(image_BE, self.arguments.embedding_dropout, training))
+            log_BT = tf.gather(tf.nn.log_softmax(bag_BV), tokens_BT, batch_dims=1)
+            bag_sum = -tf.reduce_sum(tf.boolean_mask(tf.transpose(log_BT), real_TB) * weight_N)
+            metrics["word_bag"] = (bag_sum, weight_sum)
         if training and self.arguments.label_smoothing:
             smoothing = self.arguments.label_smoothing
             uniform_N = tf.reduce_logsumexp(logits_NV, axis=-1) - tf.reduce_mean(logits_NV, axis=-1)
             metrics["cross_entropy"] = (loss_sum, weight_sum)
             loss_sum = (1 - smoothing) * loss_sum + smoothing * tf.reduce_sum(weight_N * uniform_N)
+        if training and self.word_bag is not None:
+            loss_sum += self.arguments.word_bag * bag_sum
         return LossTerms(loss_sum=loss_sum, weight_sum=weight_sum, metrics=metrics)
 
-    def _teacher_forced(self, feature_BD: tf.Tensor, tokens_BT: tf.Tensor, *, training: bool) -> tf.Tensor:
+    def _teacher_forced(self, image_BE: tf.Tensor, tokens_BT: tf.Tensor, *, training: bool) -> tf.Tensor:
         """Outputs [T, B, U]: entry t has seen the image, <s> and the words before t, and predicts word t."""
         shifted_BT = tf.concat([tf.fill([tf.shape(tokens_BT)[0], 1], START), tokens_BT[:, :-1]], axis=1)
         if training and self.arguments.word_dropout:
@@ -164,8 +184,7 @@ class CaptionerLayer(keras.layers.Layer):
             hidden_BT = (chance_BT < self.arguments.word_dropout) & (shifted_BT != START)
             shifted_BT = tf.where(hidden_BT, UNKNOWN, shifted_BT)
         words_TBE = self.embed_words(tf.transpose(shifted_BT))
-        image_1BE = self.embed_image(feature_BD, training=training)[tf.newaxis]
-        inputs_SBE = tf.concat([image_1BE, words_TBE], axis=0)  # S = T + 1 steps
+        inputs_SBE = tf.concat([image_BE[tf.newaxis], words_TBE], axis=0)  # S = T + 1 steps
         inputs_SBE = self._drop(inputs_SBE, self.arguments.embedding_dropout, training)
         return self._unroll(self.input_gates(inputs_SBE))[1:]
 
