@@ -6,6 +6,7 @@ Next: `finetune.training.evaluator` reads them, `finetune.training.publish` expo
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -28,6 +29,7 @@ from zoo.errors import DataLoss, FailedPrecondition, NotFound
 _PREFIX = "checkpoint"
 _RECORD = "checkpoint.json"
 _TEMPORARY = ".saving-"
+_FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 class AnotherCheckpoint(FailedPrecondition):
@@ -174,9 +176,9 @@ def disk_error(error: OSError | tf.errors.OpError, folder: Path) -> Exception:
     """The error of our tree where the disk is at fault; TensorFlow says so in words only."""
     if isinstance(error, OSError):
         return storage_error(error, "write", folder)
-    if "No space left" in str(error) or "Disk quota exceeded" in str(error):
+    if any(words in str(error) for words in _FULL):
         return NoSpace(
-            f"cannot write {folder}: the disk is full; the Checkpoints before are kept",
+            f"cannot write {folder}: the disk (or the quota) is full; the Checkpoints before are kept",
             hint="free some space, then run the same command: it resumes",
             path=str(folder),
         )

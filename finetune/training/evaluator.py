@@ -61,7 +61,6 @@ class Evaluator:
         self._pulse = pulse
         self._chief_timeout = chief_timeout
         self._evaluations = Evaluations(folder, train)
-        self._passed: set[int] = set()  # rotated away before they could be read
 
     def run(self) -> None:
         """Raises ChiefGone naming the folder, DamagedCheckpoint, AnotherCheckpoint."""
@@ -84,21 +83,22 @@ class Evaluator:
             time.sleep(_POLL)
 
     def _next(self) -> int | None:
-        """The first saved evaluation step without a result. Also after a restart nothing is evaluated twice."""
-        saved = set(self._checkpoints.steps())
-        for step in evaluation_steps(self._train):
-            if step in saved and step not in self._passed and self._evaluations.get(step) is None:
-                return step
-        return None
+        """The first evaluation step up to the newest Checkpoint that has no result. Nothing is evaluated twice, also
+        after a restart."""
+        newest = max(self._checkpoints.steps(), default=0)
+        expected = (step for step in evaluation_steps(self._train) if step <= newest)
+        return next((step for step in expected if self._evaluations.get(step) is None), None)
 
     def _evaluate(self, step: int) -> None:
         self._pulse.set(step=step)
         try:
             weights = self._checkpoints.read_weights(step)
         except CheckpointGone as error:
-            # The chief never removes what isn't evaluated; somebody else may. The next one is as good.
-            print(f"warning: {error.message}; going on with the next", file=sys.stderr)
-            self._passed.add(step)
+            # The chief never removes what isn't evaluated, but somebody else may have. The sequence must not end here:
+            # like NaN, an absent metric never is the best.
+            print(f"warning: {error.message}; going on with the next", file=sys.stderr, flush=True)
+            absent = {self._train.early_stop.metric: None}
+            self._evaluations.write(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
         metrics = self._metrics(weights)
         self._evaluations.write(

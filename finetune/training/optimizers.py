@@ -24,7 +24,7 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Any]] = {
     ),
     "adam": lambda config: keras.optimizers.Adam(weight_decay=_decay(config), name="optimizer"),
     # With the same decoupled decay for all, Keras' AdamW is its Adam; the name is kept for those who look for it.
-    "adamw": lambda config: keras.optimizers.AdamW(weight_decay=_decay(config), name="optimizer"),
+    "adamw": lambda config: keras.optimizers.AdamW(weight_decay=config.weight_decay, name="optimizer"),
     # As in TF-Slim's training script, RMSprop has momentum.
     "rmsprop": lambda config: keras.optimizers.RMSprop(
         momentum=config.momentum, weight_decay=_decay(config), name="optimizer"

@@ -2,8 +2,8 @@
 
 Takes a JobSpec. Gives Prepared and `prepared/` (prepared.json last). Next: `finetune.training.initialise`.
 
-Order: open and split the data, compute features (which reads every image, and so finds the bad ones), drop the bad,
-then learn the vocabulary from what is left of the training split, then the targets.
+Order: open and split the data, look at every image's header, compute features (which decodes every image and so finds
+the rest of the bad ones), drop the bad, learn the vocabulary from what is left of the training split, make the targets.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from finetune.data.features import FeatureCache
+from finetune.data.scan import scan
 from finetune.data.source import BadRecord, Example, ExampleSource
 from finetune.data.sources import open_source
 from finetune.data.splits import Split, split_examples
@@ -109,14 +110,21 @@ def prepare(
         _require_fit(start, parent, spec)
     source = open_source(spec.data.location, language=spec.data.language)
     planned = split_examples(source.examples, spec.data.split, seed=SPLIT_SEED)
-    backbone = Backbone.from_version(catalog, parent)
-    features = _features(backbone, source, planned, spec, on_progress)
-    bad = [*source.bad_records, *(record for part in features.values() for record in part.bad)]
-    _write_bad(folder, spec, bad, total=len(source.examples) + len(source.bad_records))
-    split = _without(planned, {record.id for record in bad}, source.examples)
+    total = len(source.examples) + len(source.bad_records)
+    chosen = [*planned.train, *planned.validation, *planned.test]
+    on_progress("scanning", 0, len(chosen))
+    bad = [*source.bad_records, *scan(source, chosen, spec.data.max_pixels)]
+    _write_bad(folder, spec, bad, total=total)  # before minutes are spent on features
+    split = _without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
-    chosen = [source.examples[index] for index in split.train]
-    assets = stored_assets(catalog, start) if start is not None else kind.learn_assets(chosen, arguments)
+    backbone = Backbone.from_version(catalog, parent)
+    features = _features(backbone, source, split, spec, on_progress)
+    bad += [record for part in features.values() for record in part.bad]
+    _write_bad(folder, spec, bad, total=total)
+    split = _without(split, bad, source.examples)
+    _require_examples(spec, planned, split)
+    learnt_from = [source.examples[index] for index in split.train]
+    assets = stored_assets(catalog, start) if start is not None else kind.learn_assets(learnt_from, arguments)
     for name, data in assets.files.items():
         with replaced_file(folder.prepared / name) as file:
             file.write(data)
@@ -275,9 +283,10 @@ def _require_fit(start: ModelVersion, parent: ModelVersion, spec: JobSpec) -> No
         )
 
 
-def _without(split: Split, bad: set[str], examples: Sequence[Example]) -> Split:
+def _without(split: Split, bad: Sequence[BadRecord], examples: Sequence[Example]) -> Split:
+    ids = {record.id for record in bad}
     parts = {
-        part: tuple(index for index in getattr(split, part) if examples[index].id not in bad)
+        part: tuple(index for index in getattr(split, part) if examples[index].id not in ids)
         for part in ("train", "validation", "test")
     }
     return Split(**parts, unused=split.unused)

@@ -135,11 +135,12 @@ class Trainer:
             begin = tf.timestamp()
         with tf.control_dependencies([begin]):
             features, targets = next(iterator)
-        with tf.control_dependencies(tf.nest.flatten((features, targets))):
+        with tf.control_dependencies(tf.nest.flatten((features, targets), expand_composites=True)):
             waited = tf.timestamp() - begin
-        loss_sum, weight_sum, examples, metrics, norm, rate, bad = self._strategy.run(
-            self._replica_step, args=(features, targets)
-        )
+        results = self._strategy.run(self._replica_step, args=(features, targets))
+        # Everything in them is reduced: the same on every replica.
+        first = tf.nest.map_structure(lambda x: self._strategy.experimental_local_results(x)[0], results)
+        loss_sum, weight_sum, examples, metrics, norm, rate, bad = first
         sums = tf.stack([tf.cast(x, tf.float64) for x in (loss_sum, weight_sum, examples, waited)])
         return sums, metrics, tf.stack([norm, rate]), bad
 
