@@ -156,7 +156,7 @@ def _report(
         elif usable[stored].shape != channels:
             mismatched.append(Mismatch(name=stored, stored=tuple(usable[stored].shape), wanted=channels))
     unused = dict(excluded)
-    unused |= {stored: f"multiplied into {' and '.join(names)}" for stored, names in folded.items() if stored in usable}
+    unused |= {stored: "BatchNorm's gamma, multiplied into other tensors" for stored in folded if stored in usable}
     unexplained: list[str] = []
     for stored in usable:
         if stored in targets or stored in unused:
