@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.spec import InvalidSpec, JobSpec, with_settings
+from finetune.models.heads import head_kind
+from finetune.spec import InvalidSpec, JobSpec, checked, with_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +100,19 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
     kind = head.get("kind") if isinstance(head, dict) else None
     name = recipe or asked.get("recipe") or DEFAULT_RECIPES.get(str(kind))
     if name is None:
-        return JobSpec.parse(asked)
+        return _checked(JobSpec.parse(asked))
     chosen = find_recipe(name)
     if kind is not None and kind != chosen.head:
         fitting = ", ".join(name for name in RECIPES if RECIPES[name]().head == kind) or "none"
         raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {fitting}")
     planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
-    return JobSpec.parse(overlaid(planned, asked))
+    return _checked(JobSpec.parse(overlaid(planned, asked)))
+
+
+def _checked(spec: JobSpec) -> JobSpec:
+    """The spec, its head's arguments checked by the head's own model. Raises InvalidSpec."""
+    checked(head_kind(spec.head.kind).Arguments, spec.head.arguments, path=("head", "arguments"))
+    return spec
 
 
 def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

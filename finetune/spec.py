@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -102,10 +102,7 @@ class JobSpec(_Part):
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> JobSpec:
         """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
-        try:
-            spec = cls.model_validate(dict(value))
-        except ValidationError as error:
-            raise InvalidSpec("the spec cannot be run: " + "; ".join(_faults(error)), hint="finetune recipes") from None
+        spec = checked(cls, value)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:
@@ -116,20 +113,28 @@ class JobSpec(_Part):
         return self.model_dump(mode="json")
 
 
-def _faults(error: ValidationError) -> list[str]:
-    return [_fault(entry) for entry in error.errors()]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
-def _fault(entry: Any) -> str:
-    path = ".".join(str(part) for part in entry["loc"])
+def checked(model: type[_Model], value: Mapping[str, Any], *, path: tuple[str, ...] = ()) -> _Model:
+    """`value` as a `model`. Raises InvalidSpec naming every fault with its path below `path`."""
+    try:
+        return model.model_validate(dict(value))
+    except ValidationError as error:
+        faults = [_fault(model, entry, path) for entry in error.errors()]
+        raise InvalidSpec("the spec cannot be run: " + "; ".join(faults), hint="finetune recipes") from None
+
+
+def _fault(model: type[BaseModel], entry: Any, path: tuple[str, ...]) -> str:
+    where = ".".join(str(part) for part in (*path, *entry["loc"]))
     if entry["type"] != "extra_forbidden":
-        return f"{path}: {entry['msg']}, got {entry.get('input')!r}"
-    parent: Any = JobSpec
+        return f"{where}: {entry['msg']}, got {entry.get('input')!r}"
+    parent: Any = model
     for part in entry["loc"][:-1]:
         parent = parent.model_fields[part].annotation
     known = sorted(parent.model_fields)
     near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=3)
-    return f"{path}: unknown key; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+    return f"{where}: unknown key; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
 
 
 def with_settings(value: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import tempfile
 _CHATTER = re.compile(
     rb"WARNING: All log messages before absl::InitializeLog\(\)"
     rb"|I0000 .*(oneDNN custom operations are on|Could not find cuda drivers)"
+    rb"|I0000 .*This TensorFlow binary is optimized"
     rb"|To enable the following instructions"
 )
 

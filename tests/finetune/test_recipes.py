@@ -1,0 +1,54 @@
+"""Recipes: precedence, reasons, and that each one is a spec that can be run."""
+
+from __future__ import annotations
+
+import pytest
+
+from finetune.recipes import DEFAULT_RECIPES, RECIPES, find_recipe, resolve
+from finetune.spec import InvalidSpec
+
+VALUES = {"name": "m", "backbone": "b", "data": {"location": "scenes:"}}
+
+
+@pytest.mark.parametrize("name", sorted(RECIPES))
+def test_a_recipe_is_a_whole_plan_with_reasons(name: str) -> None:
+    recipe = find_recipe(name)
+    spec = resolve(recipe=name, values=VALUES, settings=[])
+    assert spec.head.kind == recipe.head
+    assert spec.recipe == name == recipe.name
+    assert all(len(choice.reason) > 10 for choice in recipe.choices.values())
+
+
+def test_the_stronger_source_of_a_value_wins() -> None:
+    recipe_steps = find_recipe("captioner").choices["train.steps"].value
+    head = {"head": {"kind": "captioner"}}
+    assert resolve(recipe=None, values=VALUES | head, settings=[]).train.steps == recipe_steps
+    with_file = VALUES | head | {"train": {"steps": 7, "seed": 9}}
+    assert resolve(recipe=None, values=with_file, settings=[]).train.steps == 7
+    spec = resolve(recipe=None, values=with_file, settings=["train.steps=8"])
+    assert (spec.train.steps, spec.train.seed) == (8, 9)
+
+
+def test_every_head_has_a_default_recipe() -> None:
+    for kind, name in DEFAULT_RECIPES.items():
+        assert find_recipe(name).head == kind
+
+
+def test_a_recipe_for_another_head_is_refused() -> None:
+    with pytest.raises(InvalidSpec, match="for a captioner head, not for 'classifier'; for that: head-only"):
+        resolve(recipe="captioner", values=VALUES | {"head": {"kind": "classifier"}}, settings=[])
+
+
+def test_an_unknown_recipe_says_what_there_is() -> None:
+    with pytest.raises(InvalidSpec, match="did you mean captioner"):
+        resolve(recipe="captionr", values=VALUES, settings=[])
+
+
+def test_unknown_head_arguments_are_refused_before_anything_runs() -> None:
+    with pytest.raises(InvalidSpec, match=r"head\.arguments\.unit: unknown key; did you mean units"):
+        resolve(recipe="captioner", values=VALUES, settings=["head.arguments.unit=5"])
+
+
+def test_head_arguments_out_of_range_are_refused() -> None:
+    with pytest.raises(InvalidSpec, match=r"head\.arguments\.units"):
+        resolve(recipe="captioner", values=VALUES, settings=["head.arguments.units=0"])

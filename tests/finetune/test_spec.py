@@ -1,0 +1,74 @@
+"""JobSpec: faults named with their path, settings read as YAML."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from finetune.spec import InvalidSpec, JobSpec, with_settings
+from zoo.names import InvalidName
+
+SPEC: dict[str, Any] = {
+    "name": "captions",
+    "backbone": "inception_v3@2",
+    "head": {"kind": "captioner"},
+    "data": {"location": "flickr:photos"},
+}
+
+
+def test_a_spec_survives_json() -> None:
+    spec = JobSpec.parse(SPEC)
+    assert JobSpec.parse(spec.to_json()) == spec
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (["train.step=5"], ["train.step: unknown key", "did you mean", "steps"]),
+        (["train.optimizer.learning_rat=1"], ["train.optimizer.learning_rat: unknown key", "learning_rate"]),
+        (["trian.steps=5"], ["trian: unknown key", "train"]),
+        (["data.xyzzy=1"], ["data.xyzzy: unknown key", "known: ", "location"]),
+        (["train.steps=0"], ["train.steps", "greater than or equal to 1", "got 0"]),
+        (["train.optimizer.learning_rate=0"], ["learning_rate", "greater than 0"]),
+        (["train.optimizer.learning_rate=.nan"], ["learning_rate", "finite number"]),
+        (["train.steps=many"], ["train.steps", "'many'"]),
+        (["strategy.kind=all-reduce"], ["strategy.kind", "'one-device'", "'all-reduce'"]),
+    ],
+)
+def test_a_fault_is_named_with_its_path(settings: list[str], told: list[str]) -> None:
+    with pytest.raises(InvalidSpec) as error:
+        JobSpec.parse(with_settings(SPEC, settings))
+    for part in told:
+        assert part in str(error.value)
+
+
+def test_every_fault_is_told_at_once() -> None:
+    with pytest.raises(InvalidSpec, match=r"train\.steps.*train\.seeed"):
+        JobSpec.parse(with_settings(SPEC, ["train.steps=0", "train.seeed=3"]))
+
+
+@pytest.mark.parametrize("name", ["", "a b", "../up", "a//b", "a/", "é", "a" * 201, "-a", "a@1"])
+def test_a_model_name_that_cannot_be_one(name: str) -> None:
+    with pytest.raises(InvalidName, match="cannot be one"):
+        JobSpec.parse(SPEC | {"name": name})
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("5", 5), ("1e-3", 1e-3), ("0.5", 0.5), ("true", True), ("null", None), ("word", "word"), ("[1, 2]", [1, 2])],
+)
+def test_a_setting_is_read_as_yaml(text: str, value: object) -> None:
+    assert with_settings({}, [f"a.b={text}"]) == {"a": {"b": value}}
+
+
+@pytest.mark.parametrize("setting", ["train.steps", "=5", "a..b=1", "a=[1"])
+def test_a_setting_that_is_none(setting: str) -> None:
+    with pytest.raises(InvalidSpec, match="--set"):
+        with_settings({}, [setting])
+
+
+def test_settings_do_not_change_what_they_are_laid_over() -> None:
+    under = {"train": {"steps": 1}}
+    with_settings(under, ["train.steps=2"])
+    assert under == {"train": {"steps": 1}}
