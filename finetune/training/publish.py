@@ -21,6 +21,7 @@ import numpy as np
 from finetune.jobs.folder import JobFolder, JobRequest, read_json, write_json
 from finetune.models.heads.head import Assets
 from zoo.atomic_file import replaced_file
+from zoo.cache import file_digest
 from zoo.catalog import Catalog, ModelVersion, Published
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 from zoo.manifest import Asset, Component, Fate, Head, Lineage, Manifest, VocabularyFacts
@@ -98,7 +99,9 @@ def export_child(
         input_spec=parent.manifest.input_spec,
         components=(
             backbone,
-            Component(name="head", digest=_digest(head_path), bytes=head_path.stat().st_size, num_tensors=len(weights)),
+            Component(
+                name="head", digest=file_digest(head_path), bytes=head_path.stat().st_size, num_tensors=len(weights)
+            ),
         ),
         head=head,
         classes=assets.classes,
@@ -119,7 +122,7 @@ def export_child(
         file.write(manifest.canonical_bytes())
     marker = {
         "manifest_digest": manifest.digest(),
-        "files": {_digest(folder.export / name): name for name in (_HEAD_FILE, *sorted(assets.files))},
+        "files": {file_digest(folder.export / name): name for name in (_HEAD_FILE, *sorted(assets.files))},
         "steps": facts.steps,
         "best_step": facts.best_step,
         "stopped_early": facts.stopped_early,
@@ -215,12 +218,7 @@ def _vocabulary(assets: Assets) -> VocabularyFacts | None:
 
 
 def _asset(path: Path) -> Asset:
-    return Asset(name=path.name, digest=_digest(path), bytes=path.stat().st_size)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    return Asset(name=path.name, digest=file_digest(path), bytes=path.stat().st_size)
 
 
 def _tools() -> dict[str, str]:

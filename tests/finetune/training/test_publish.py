@@ -1,0 +1,173 @@
+"""From an export to a version: what is added, what is said of it, and that it happens once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.jobs.folder import JobFolder
+from finetune.models.heads.head import Assets
+from finetune.spec import JobSpec
+from finetune.training.publish import (
+    DamagedExport,
+    Initial,
+    NotExported,
+    RunFacts,
+    export_child,
+    finish,
+    publish_export,
+    tensor_digests,
+)
+from tests.tiny import tiny_backbone_version, tiny_tensors
+from zoo.cache import BlobCache
+from zoo.catalog import Catalog, ModelVersion
+from zoo.manifest import Head
+from zoo.store.memory import MemoryStore
+from zoo.tensors import read_safetensors
+
+WEIGHTS = {
+    "output/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "output/bias": np.zeros(3, np.float32),
+}
+FIRST = {**WEIGHTS, "output/kernel": np.zeros((2, 3), np.float32)}
+ASSETS = Assets(files={"vocabulary.json": b'{"words":[]}'}, vocabulary_size=3, tokenizer="words@1")
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Catalog:
+    return Catalog(MemoryStore("test"), BlobCache(tmp_path / "cache"))
+
+
+@pytest.fixture
+def parent(catalog: Catalog) -> ModelVersion:
+    return tiny_backbone_version(catalog)
+
+
+def job(root: Path, name: str = "j1") -> JobFolder:
+    spec = JobSpec.parse(
+        {"name": "child", "backbone": "tiny", "head": {"kind": "captioner"}, "data": {"location": "scenes:"}}
+    )
+    return JobFolder.create(root, job=name, spec=spec, store_url="memory://test")
+
+
+def export(folder: JobFolder, catalog: Catalog, parent: ModelVersion, *, start: str | None = None) -> None:
+    export_child(
+        folder=folder,
+        request=folder.request(),
+        catalog=catalog,
+        parent=parent,
+        assets=ASSETS,
+        head=Head(kind="captioner", arguments={"units": 2}),
+        weights=WEIGHTS,
+        initial=Initial(start=start, digests=tensor_digests(FIRST), report={"restored": ["backbone/x"]}),
+        facts=RunFacts(
+            steps=60,
+            best_step=40,
+            stopped_early=True,
+            seconds=1.5,
+            metrics={"train": {"loss": 1.0}, "validation": {"loss": 2.0, "cider": 0.5}},
+            num_examples={"train": 8},
+        ),
+    )
+
+
+def test_the_child_adds_its_head_and_json_only(tmp_path: Path, catalog: Catalog, parent: ModelVersion) -> None:
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent)
+    result = finish(catalog, folder)
+    version = catalog.get("child")
+    head = version.manifest.component("head")
+    assert head is not None
+    assert version.manifest.component("backbone") == parent.manifest.component("backbone")
+    assert result["bytes_published"] == head.bytes + len(ASSETS.files["vocabulary.json"])
+    stored = read_safetensors(catalog.open_component(version, "head"))
+    np.testing.assert_array_equal(stored["output/kernel"], WEIGHTS["output/kernel"])
+    assert catalog.open_asset(version, "vocabulary.json").read_bytes() == ASSETS.files["vocabulary.json"]
+    assert version.manifest.input_spec == parent.manifest.input_spec
+
+
+def test_lineage_says_where_every_tensor_comes_from(tmp_path: Path, catalog: Catalog, parent: ModelVersion) -> None:
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent)
+    finish(catalog, folder)
+    lineage = catalog.get("child").manifest.lineage
+    assert (lineage.parent, lineage.parent_digest, lineage.job) == ("tiny@1", parent.digest, "j1")
+    expected = {f"backbone/{name}": "frozen" for name in tiny_tensors()}
+    assert lineage.tensors == expected | {"head/output/kernel": "trained", "head/output/bias": "fresh"}
+    assert [child.name for child in catalog.children("tiny")] == ["child"]
+
+
+def test_a_head_tensor_that_stayed_as_it_was_restored_says_so(
+    tmp_path: Path, catalog: Catalog, parent: ModelVersion
+) -> None:
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent, start="other@2")
+    finish(catalog, folder)
+    assert catalog.get("child").manifest.lineage.tensors["head/output/bias"] == "restored"
+
+
+def test_the_result_is_what_the_command_promises(tmp_path: Path, catalog: Catalog, parent: ModelVersion) -> None:
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent)
+    result = finish(catalog, folder)
+    version = catalog.get("child")
+    promised = {"reference", "digest", "job", "steps", "seconds", "metrics", "restore_report", "bytes_published"}
+    assert promised <= set(result)
+    assert (result["reference"], result["digest"], result["job"]) == ("child@1", version.digest, "j1")
+    assert result["metrics"] == {"train": {"loss": 1.0}, "validation": {"loss": 2.0, "cider": 0.5}}
+    assert folder.read_result() == result
+    assert version.manifest.vocabulary is not None
+    assert version.manifest.vocabulary.size == 3
+    assert version.manifest.spec == folder.request().spec.to_json()
+    assert {"tensorflow", "keras", "modelzoo"} <= set(version.manifest.tools)
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_job_publishes_at_most_once(tmp_path: Path, catalog: Catalog, parent: ModelVersion, again: bool) -> None:
+    """Also when a supervisor died between publishing and writing result.json, and whatever was published since."""
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent)
+    first = publish_export(catalog, folder, again=again)
+    other = job(tmp_path / "j2", "j2")
+    export(other, catalog, parent)
+    assert finish(catalog, other)["reference"] == "child@2"
+    second = publish_export(catalog, folder, again=again)
+    assert (first.existing, second.existing, second.version.reference) == (False, True, "child@1")
+    assert finish(catalog, folder)["reference"] == "child@1"
+    assert [version.number for version in catalog.versions("child")] == [1, 2]
+
+
+def test_nothing_is_published_before_the_export_is_complete(
+    tmp_path: Path, catalog: Catalog, parent: ModelVersion
+) -> None:
+    folder = job(tmp_path / "j1")
+    with pytest.raises(NotExported):
+        finish(catalog, folder)
+    export(folder, catalog, parent)
+    manifest = folder.export / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"cider":0.5', b'"cider":0.9'))
+    with pytest.raises(DamagedExport):
+        finish(catalog, folder)
+    assert [version.name for version in catalog.list()] == ["tiny"]
+    assert not folder.result_path.exists()
+
+
+def test_publishing_needs_no_tensorflow(tmp_path: Path) -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, finetune.training.publish; print('tensorflow' in sys.modules or 'keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[3])
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_equal_exports_have_equal_bytes(tmp_path: Path, catalog: Catalog, parent: ModelVersion) -> None:
+    files: list[dict[str, Any]] = []
+    for _ in range(2):
+        folder = job(tmp_path / "j1")
+        export(folder, catalog, parent)
+        files.append({path.name: path.read_bytes() for path in folder.export.iterdir()})
+    assert files[0] == files[1]
