@@ -1,0 +1,43 @@
+"""A queue in a file, and a clock that tests can turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from finetune.jobs.queue import JobQueue
+from finetune.spec import JobSpec
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def make_spec(name: str = "cap", **train: object) -> JobSpec:
+    return JobSpec.parse(
+        {
+            "name": name,
+            "backbone": "tiny",
+            "head": {"kind": "captioner"},
+            "data": {"location": "scenes:"},
+            "train": train,
+        }
+    )
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queue(tmp_path: Path, clock: Clock) -> Iterator[JobQueue]:
+    queue = JobQueue(f"sqlite:///{tmp_path}/jobs.sqlite", now=clock)
+    yield queue
+    queue.close()
