@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from finetune.jobs.folder import JobFolder
 
@@ -46,6 +46,12 @@ class RoleProcess:
         with contextlib.suppress(ProcessLookupError):  # the last of the group has just ended
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+class Launch(Protocol):
+    """How a role becomes a process; `launch` is the one for this machine."""
+
+    def __call__(self, role: str, folder: JobFolder, *, inline: bool) -> RoleProcess: ...
 
 
 def launch(role: str, folder: JobFolder, *, inline: bool) -> RoleProcess:

@@ -19,7 +19,7 @@ from typing import Any
 
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobEvent, JobState, StaleFence, StateChanged
-from finetune.jobs.launcher import CHIEF, EVALUATOR, RoleProcess, launch, stop_all
+from finetune.jobs.launcher import CHIEF, EVALUATOR, Launch, RoleProcess, launch, stop_all
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
 from finetune.jobs.tables import data_home
@@ -62,6 +62,7 @@ def run_job(
     stop: threading.Event | None = None,
     inline: bool = False,
     patience: Patience | None = None,
+    launch: Launch = launch,
 ) -> Job:
     """Runs a job until it has ended, was interrupted, or another supervisor took it.
 
@@ -71,6 +72,7 @@ def run_job(
         on_event: called with each event of the job, those from before this run too.
         stop: when set, the roles save and end, and the job is QUEUED again.
         inline: the chief's stderr is shown on ours.
+        launch: how a role becomes a process.
     Returns:
         the job: SUCCEEDED with `result`, FAILED with `error`, CANCELLED, or QUEUED when interrupted.
     Raises:
@@ -81,13 +83,16 @@ def run_job(
     stop = stop or threading.Event()
     while True:
         job = queue.claim(job_id, Owner.of_this_process())
-        job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience()).to_its_end()
+        job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience(), launch).to_its_end()
         if job.state is not JobState.BACKOFF:
             return job
         while not stop.is_set() and job.not_before is not None and queue.now() < job.not_before:
             stop.wait(0.1)
         if stop.is_set():
-            return queue.move(job, JobState.QUEUED, message="interrupted")
+            try:
+                return queue.move(job, JobState.QUEUED, message="interrupted")
+            except (StateChanged, StaleFence):  # cancelled, or claimed by somebody else, while it waited
+                return queue.get(job_id)
 
 
 class _Run:
@@ -102,6 +107,7 @@ class _Run:
         stop: threading.Event,
         inline: bool,
         patience: Patience,
+        launch: Launch,
     ) -> None:
         self.queue = queue
         self.job = job
@@ -109,6 +115,7 @@ class _Run:
         self.stop = stop
         self.inline = inline
         self.patience = patience
+        self.launch = launch
         self.processes: dict[str, RoleProcess] = {}
         self.evaluator_crashes = 0
         self.shown: Mapping[str, Any] = job.progress or {}
@@ -173,7 +180,7 @@ class _Run:
         return self._chief_ended(folder, code)
 
     def _launch(self, role: str, folder: JobFolder) -> None:
-        process = launch(role, folder, inline=self.inline)
+        process = self.launch(role, folder, inline=self.inline)
         self.processes[role] = process
         self.job = self.queue.note(
             self.job, f"{role} started", role=role, pid=process.process.pid, log=str(folder.log_path(role))
