@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import TextIO
 
 from finetune.jobs.folder import JobFolder
@@ -47,14 +48,15 @@ class RoleLock:
     it. The lock file holds the process id of its holder, right as long as the lock is held.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, grace: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+")
+        self._grace = grace
 
-    def take(self, *, grace: float) -> None:
+    def __enter__(self) -> None:
         """Raises RoleTaken."""
         killed = False
-        deadline = time.monotonic() + grace
+        deadline = time.monotonic() + self._grace
         while not self._try():
             if time.monotonic() > deadline:
                 if killed:
@@ -67,6 +69,9 @@ class RoleLock:
         self._file.truncate()
         self._file.write(str(os.getpid()))
         self._file.flush()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._file.close()
 
     def _try(self) -> bool:
         try:
@@ -129,15 +134,17 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent, signal.SIGTERM)
     if options.tee:
         sys.stderr = _teed(folder.log_path(options.role))
-    RoleLock(folder.root / "locks" / f"{options.role}.lock").take(grace=_FORMER_GRACE)
-    store_url = folder.request().store_url
+    with RoleLock(folder.root / "locks" / f"{options.role}.lock", grace=_FORMER_GRACE):
+        return _run(options.role, folder)
 
+
+def _run(role: str, folder: JobFolder) -> int:
+    store_url = folder.request().store_url
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     from finetune.training import run  # TensorFlow: seconds, so after every check
 
-    role = {"chief": run.run_chief, "evaluator": run.run_evaluator}[options.role]
-    return role(folder, store_url)
+    return {"chief": run.run_chief, "evaluator": run.run_evaluator}[role](folder, store_url)
 
 
 if __name__ == "__main__":

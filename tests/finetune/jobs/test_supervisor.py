@@ -285,7 +285,7 @@ def test_a_new_role_waits_for_the_former_one_and_then_kills_it(tmp_path: Path) -
     path = tmp_path / "locks" / "chief.lock"
     code = (
         "import signal, sys, time; from pathlib import Path; from finetune.jobs.worker import RoleLock;"
-        "signal.signal(signal.SIGTERM, signal.SIG_IGN); lock = RoleLock(Path(sys.argv[1])); lock.take(grace=1);"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN); lock = RoleLock(Path(sys.argv[1]), grace=1); lock.__enter__();"
         "print('held', flush=True); time.sleep(float(sys.argv[2]))"
     )
 
@@ -298,9 +298,9 @@ def test_a_new_role_waits_for_the_former_one_and_then_kills_it(tmp_path: Path) -
         process.stdout.close()
         return process
 
-    polite, stuck = holder(0.5), None
-    RoleLock(path).take(grace=10)  # dropped at once, so the next one gets it
-    assert polite.wait() == 0
+    polite = holder(0.5)
+    with RoleLock(path, grace=10):
+        assert polite.wait() == 0
     stuck = holder(60)
-    RoleLock(path).take(grace=0.3)
-    assert stuck.wait() == -signal.SIGKILL
+    with RoleLock(path, grace=0.3):
+        assert stuck.wait() == -signal.SIGKILL
