@@ -17,11 +17,11 @@ import numpy as np
 
 from zoo.errors import InvalidArgument, OutOfRange
 
-_ROUNDS = 8  # even, so that the halves are back in their places
+ROUNDS = 8  # even, so that the halves are back in their places
 _MIN_BITS = 5  # below that the network has too few permutations to be fair to sets of two or three
 _BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
 _WHOLE_EPOCH = 1 << 16  # sets up to this size are permuted an epoch at a time, and remembered
-_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64's multipliers
+GOLDEN, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's constants
 
 
 @dataclass(frozen=True)
@@ -72,12 +72,26 @@ def _whole_epoch(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=64)
 def _keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
-    digest = hashlib.shake_256(f"order 1 {seed} {epoch}".encode()).digest(8 * _ROUNDS)
-    return tuple(np.frombuffer(digest, "<u8").astype(np.uint64))
+    """One key a round. Arithmetic modulo 2**64, so that `finetune.data.queue` can repeat it inside a graph."""
+    at = (epoch * GOLDEN) % 2**64
+    return tuple(np.uint64(_mixed(key ^ at)) for key in seed_keys(seed))
+
+
+def seed_keys(seed: int) -> tuple[int, ...]:
+    """What the seed gives to each round's key, before the epoch: unsigned 64-bit numbers."""
+    digest = hashlib.shake_256(f"order 1 {seed}".encode()).digest(8 * ROUNDS)
+    return tuple(int.from_bytes(digest[at : at + 8], "little") for at in range(0, len(digest), 8))
+
+
+def _mixed(value: int) -> int:
+    """splitmix64's finisher: a permutation of the 64-bit numbers in which every bit depends on every other."""
+    value = ((value ^ (value >> 30)) * M1) % 2**64
+    value = ((value ^ (value >> 27)) * M2) % 2**64
+    return value ^ (value >> 31)
 
 
 def _permuted(positions: np.ndarray, num_examples: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
-    bits = max(_MIN_BITS, (num_examples - 1).bit_length())
+    bits = domain_bits(num_examples)
     result = _feistel(positions, bits, keys)
     outside = np.flatnonzero(result >= num_examples)
     while outside.size:
@@ -87,14 +101,19 @@ def _permuted(positions: np.ndarray, num_examples: int, keys: tuple[np.uint64, .
     return result
 
 
+def domain_bits(num_examples: int) -> int:
+    """The network permutes the numbers below 2**bits."""
+    return max(_MIN_BITS, (num_examples - 1).bit_length())
+
+
 def _feistel(values: np.ndarray, bits: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
     """A permutation of the numbers below 2**bits; the halves differ by one bit where `bits` is odd."""
     low_bits, high_bits = bits // 2, bits - bits // 2
     high, low = values >> np.uint64(low_bits), values & np.uint64((1 << low_bits) - 1)
     for key in keys:
-        mixed = (low ^ key) * _M1
+        mixed = (low ^ key) * np.uint64(M1)
         mixed ^= mixed >> np.uint64(29)
-        mixed *= _M2
+        mixed *= np.uint64(M2)
         mixed >>= np.uint64(64 - high_bits)  # a product's best-mixed bits are its highest
         mixed ^= high
         high, low = low, mixed

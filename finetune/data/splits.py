@@ -92,7 +92,7 @@ def split_examples(examples: Sequence[Example], rule: str, *, seed: int) -> Spli
 
 def _split(parts: Mapping[int, str], num_examples: int) -> Split:
     chosen: dict[str, list[int]] = {part: [] for part in PARTS}
-    unused = []
+    unused: list[int] = []
     for index in range(num_examples):
         (chosen[parts[index]] if index in parts else unused).append(index)
     return Split(**{part: tuple(indices) for part, indices in chosen.items()}, unused=tuple(unused))
