@@ -108,6 +108,7 @@ def import_checkpoint(
     found = _chosen(checkpoint, source, architecture, _excluded(checkpoint, exclude))
     found.report.require_complete(f"{source} as {found.label}")
     _check_epsilon(checkpoint, found)
+    _check_types(checkpoint, found, source)
     components = convert(checkpoint, found)
     if not allow_nan:
         _refuse_nan(source, components)
@@ -215,6 +216,13 @@ def _check_epsilon(checkpoint: ForeignCheckpoint, found: Match) -> None:
             f"the checkpoint's BatchNorm has the epsilon {others[0]:g}, {found.facts.name} has {wanted:g}: "
             "the network that these weights belong to is another one"
         )
+
+
+def _check_types(checkpoint: ForeignCheckpoint, found: Match, source: Path) -> None:
+    odd = {stored: checkpoint.tensors[stored].dtype for stored in found.targets}
+    wrong = [f"{stored} is {dtype}" for stored, dtype in odd.items() if dtype != np.float32]
+    if wrong:
+        raise UnknownSource(f"{source}: {len(wrong)} weights are no floating-point numbers: {', '.join(wrong[:5])}")
 
 
 def _refuse_nan(source: Path, components: Mapping[str, Mapping[str, np.ndarray]]) -> None:

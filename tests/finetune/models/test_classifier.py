@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from pydantic import ValidationError
+
+from finetune.data.source import Example
+from finetune.models.heads import HEADS, UnknownHead, head_kind
+from finetune.models.heads.classifier import CLASSIFIER, ClassifierArguments, InvalidLabels, NoClassNames
+from finetune.models.heads.head import Assets
+from finetune.models.restore import named_variables
+
+ASSETS = Assets(files={}, classes=("ape", "bee", "cat"))
+
+
+def examples(*labels: str | None) -> list[Example]:
+    return [Example(id=f"{place}.png", label=label) for place, label in enumerate(labels)]
+
+
+def build(assets: Assets = ASSETS, seed: int = 1, **arguments: Any) -> Any:
+    return CLASSIFIER.build(arguments=ClassifierArguments(**arguments), feature_dim=4, assets=assets, seed=seed)
+
+
+def test_the_table_knows_its_heads() -> None:
+    assert head_kind("classifier") is CLASSIFIER
+    assert set(HEADS) == {"captioner", "classifier"}
+    with pytest.raises(UnknownHead, match="captioner, classifier"):
+        head_kind("detector")
+
+
+def test_classes_are_the_training_labels_in_order_of_code_points() -> None:
+    learnt = CLASSIFIER.learn_assets(examples("10", "2", "1", "Ä", "a", "2"), ClassifierArguments())
+    assert learnt.classes == ("1", "10", "2", "a", "Ä")
+    assert not learnt.files
+
+
+@pytest.mark.parametrize(
+    ("labels", "arguments", "match"),
+    [
+        (("cat", "cat"), {}, "only 'cat'"),
+        ((), {}, "no examples"),
+        (("cat", None, "ape"), {}, r"1 of 3 examples have no label: 1\.png"),
+        (("cat", "ape"), {"num_classes": 3}, "num_classes is 3, but the training split has 2 classes"),
+    ],
+)
+def test_labels_that_cannot_be_learnt(labels: tuple[str | None, ...], arguments: dict[str, Any], match: str) -> None:
+    with pytest.raises(InvalidLabels, match=match):
+        CLASSIFIER.learn_assets(examples(*labels), ClassifierArguments(**arguments))
+
+
+def test_targets_are_positions_found_by_name() -> None:
+    table = CLASSIFIER.targets(examples("cat", "ape", "cat"), ClassifierArguments(), ASSETS)
+    np.testing.assert_array_equal(table.image_index, np.array([0, 1, 2], np.int32), strict=True)
+    np.testing.assert_array_equal(table.arrays["label"], np.array([2, 0, 2], np.int32), strict=True)
+
+
+def test_a_label_of_no_class_is_named_with_its_file() -> None:
+    with pytest.raises(InvalidLabels, match=r"'dogs' \(for example of 1\.png\)"):
+        CLASSIFIER.targets(examples("cat", "dogs"), ClassifierArguments(), ASSETS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"hidden": [8], "dropout": [0.5, 0.5]},
+        {"dropout": [0.5]},
+        {"hidden": [0]},
+        {"hidden": [8], "dropout": [1.0]},
+        {"num_classes": 1},
+        {"label_smoothing": 1.0},
+        {"units": 3},
+        {"activation": "sigmoid"},
+    ],
+)
+def test_arguments_that_make_no_sense(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ClassifierArguments(**arguments)
+
+
+def test_tensor_names() -> None:
+    layer = build(hidden=(6, 5), dropout=(0.5, 0.25))
+    shapes = {name: tuple(variable.shape) for name, variable in named_variables(layer).items()}
+    assert shapes == {
+        "hidden_0/kernel": (4, 6),
+        "hidden_0/bias": (6,),
+        "hidden_1/kernel": (6, 5),
+        "hidden_1/bias": (5,),
+        "logits/kernel": (5, 3),
+        "logits/bias": (3,),
+    }
+
+
+def test_seeds_decide_the_initial_weights() -> None:
+    def kernel(seed: int) -> np.ndarray:
+        return np.asarray(named_variables(build(hidden=(6,), seed=seed))["hidden_0/kernel"])
+
+    np.testing.assert_array_equal(kernel(1), kernel(1))
+    assert np.abs(kernel(1) - kernel(2)).max() > 0
+
+
+def test_resolved_arguments_build_the_same_layer_without_training_data() -> None:
+    resolved = CLASSIFIER.resolved(ClassifierArguments(hidden=(6,)), ASSETS)
+    assert resolved == {
+        "num_classes": 3,
+        "hidden": [6],
+        "dropout": [0.0],
+        "activation": "softmax",
+        "label_smoothing": 0.0,
+    }
+    layer = build(Assets(files={}), **resolved)
+    assert layer.num_classes == 3
+
+
+def fixed(**arguments: Any) -> Any:
+    """A linear layer whose logits are the first three features."""
+    layer = build(**arguments)
+    named = named_variables(layer)
+    named["logits/kernel"].assign(np.eye(4, 3))
+    named["logits/bias"].assign(np.zeros(3))
+    return layer
+
+
+LOGITS_BD = np.array([[2, 0, 0, 9], [0, 1, 0, 9], [0, 0, 3, 9], [5, 5, 5, 9]], np.float32)
+
+
+def loss(layer: Any, label: list[int], weight: list[float], *, training: bool = False) -> Any:
+    targets = {"label": tf.constant(label, tf.int32), "weight": tf.constant(weight, tf.float32)}
+    features = {"feature_vector": tf.constant(LOGITS_BD[: len(label)])}
+    return layer.loss(features, targets, training=training)
+
+
+def test_the_loss_is_cross_entropy_over_weighted_rows() -> None:
+    terms = loss(fixed(), [0, 1, 0], [1, 1, 0])
+    expected = -np.log(np.exp(2) / (np.exp(2) + 2)) - np.log(np.e / (np.e + 2))
+    assert float(terms.loss_sum) == pytest.approx(expected, rel=1e-6)
+    assert float(terms.weight_sum) == 2
+    right, weight = terms.metrics["accuracy"]
+    assert (float(right), float(weight)) == (2, 2)
+
+
+def test_smoothing_is_for_training_only() -> None:
+    layer = fixed(label_smoothing=0.3)
+    log_p = LOGITS_BD[0, :3] - np.log(np.exp(LOGITS_BD[0, :3]).sum())
+    smooth = -(0.8 * log_p[0] + 0.1 * log_p[1] + 0.1 * log_p[2])
+    assert float(loss(layer, [0], [1], training=True).loss_sum) == pytest.approx(smooth, rel=1e-5)
+    assert float(loss(layer, [0], [1]).loss_sum) == pytest.approx(-log_p[0], rel=1e-5)
+
+
+def test_dropout_is_for_training_only() -> None:
+    layer = build(hidden=(64,), dropout=(0.5,))
+    feature_BD = np.ones((2, 4), np.float32)
+    still = layer.logits(feature_BD).numpy()
+    np.testing.assert_array_equal(still, layer.logits(feature_BD).numpy())
+    assert np.abs(still - layer.logits(feature_BD, training=True).numpy()).max() > 0
+
+
+def test_it_learns() -> None:
+    rng = np.random.default_rng(0)
+    label = rng.integers(0, 3, 90).astype(np.int32)
+    feature_BD = (np.eye(3, 4)[label] * 3 + rng.standard_normal((90, 4)) * 0.3).astype(np.float32)
+    layer = build(hidden=(8,))
+    features = {"feature_vector": tf.constant(feature_BD)}
+    targets = {"label": tf.constant(label), "weight": tf.ones(90)}
+    variables = [variable.value for variable in layer.trainable_variables]
+    for _ in range(200):
+        with tf.GradientTape() as tape:
+            terms = layer.loss(features, targets, training=True)
+            mean = terms.loss_sum / terms.weight_sum
+        for variable, gradient in zip(variables, tape.gradient(mean, variables), strict=True):
+            variable.assign_sub(0.1 * gradient)
+    metrics = layer.evaluate(feature_BD, examples(*(ASSETS.classes[i] for i in label)))  # type: ignore[index]
+    assert metrics["accuracy"] > 0.98
+
+
+def test_evaluate_compares_by_name_and_counts_each_example_once() -> None:
+    metrics = fixed().evaluate(LOGITS_BD[:3], examples("ape", "cat", "cat"))
+    assert metrics["num_examples"] == 3
+    assert metrics["accuracy"] == pytest.approx(2 / 3)
+    assert metrics["per_class"]["cat"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "support": 2}
+    assert metrics["per_class"]["bee"]["support"] == 0
+
+
+def test_a_background_class_shifts_the_outputs() -> None:
+    layer = fixed(assets=Assets(files={}, classes=("ape", "bee")), num_classes=3)
+    assert layer.class_offset == 1
+    metrics = layer.evaluate(LOGITS_BD[:3], examples("bee", "ape", "bee"))
+    assert metrics["accuracy"] == pytest.approx(2 / 3)  # the first is taken for the background
+    assert "<0>" in metrics["per_class"]
+
+
+def test_a_classifier_without_class_names_cannot_be_scored() -> None:
+    layer = build(Assets(files={}), num_classes=3)
+    assert layer.probabilities(LOGITS_BD).shape == (4, 3)
+    with pytest.raises(NoClassNames):
+        layer.evaluate(LOGITS_BD, examples("ape", "bee", "cat", "cat"))
+
+
+@pytest.mark.parametrize("classes", [("a", "b"), ("a", "b", "c", "d", "e")])
+def test_names_that_do_not_fit_the_outputs(classes: tuple[str, ...]) -> None:
+    with pytest.raises(InvalidLabels, match="4 outputs"):
+        build(Assets(files={}, classes=classes), num_classes=4)
