@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.config import InvalidConfig, ServerConfig
+from server.data_roots import DataNotOnServer, UnknownData, server_location, server_split
+from zoo.errors import ZooError
+
+
+@pytest.fixture
+def roots(tmp_path: Path) -> dict[str, Path]:
+    for folder in ("photos/flickr1k/Images", "stamps", "secret"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "photos" / "out").symlink_to(tmp_path / "secret")
+    (tmp_path / "stamps" / "split.json").write_text("{}")
+    return {"photos": tmp_path / "photos", "stamps": tmp_path / "stamps"}
+
+
+def test_names_are_put_under_their_root(roots: dict[str, Path]) -> None:
+    assert server_location("flickr:photos/flickr1k", roots) == f"flickr:{roots['photos']}/flickr1k"
+    assert server_location("flickr:flickr1k", roots) == f"flickr:{roots['photos']}/flickr1k"
+    assert server_location("folder:stamps", roots) == f"folder:{roots['stamps']}"
+    assert server_location("scenes:200", roots) == "scenes:200"
+    assert server_split("ordered:800,100", roots) == "ordered:800,100"
+    assert server_split("file:stamps/split.json", roots) == f"file:{roots['stamps']}/split.json"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["/etc", "../secret", "photos/../../secret", "~", "./x", "", "a\0b", ".", "photos/out", "out"],
+)
+def test_nothing_else_on_the_disk_can_be_named(roots: dict[str, Path], name: str) -> None:
+    for call in (
+        lambda: server_location(f"flickr:{name}", roots),
+        lambda: server_split(f"file:{name}", roots),
+    ):
+        with pytest.raises(DataNotOnServer):
+            call()
+
+
+def test_what_is_not_there_is_said_with_what_is(roots: dict[str, Path]) -> None:
+    with pytest.raises(UnknownData, match="photos, stamps"):
+        server_location("flickr:absent", roots)
+    with pytest.raises(UnknownData, match="none are configured"):
+        server_location("flickr:absent", {})
+    with pytest.raises(DataNotOnServer, match="expected kind:name"):
+        server_location("photos", roots)
+
+
+def test_the_configuration_is_read_and_its_faults_named(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    assert ServerConfig.read(None) == ServerConfig()
+    path.write_text(f"data_roots: {{here: {tmp_path}}}\nmax_running_jobs: 2\n")
+    config = ServerConfig.read(path)
+    assert (config.data_roots, config.max_running_jobs) == ({"here": tmp_path}, 2)
+    path.write_text("")
+    assert ServerConfig.read(path) == ServerConfig()
+    for text, said in [
+        ("max_runing_jobs: 1", "max_runing_jobs.*known keys: .*max_running_jobs"),
+        ("max_running_jobs: many", "max_running_jobs"),
+        (f"data_roots: {{gone: {tmp_path}/gone}}", "'gone' is no folder"),
+        ("a: [", "not YAML"),
+        ("- list", "valid dictionary"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(InvalidConfig, match=said):
+            ServerConfig.read(path)
+    with pytest.raises(ZooError, match="No such file"):
+        ServerConfig.read(tmp_path / "absent.yaml")
