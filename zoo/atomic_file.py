@@ -118,7 +118,7 @@ def temporary_file(directory: Path) -> Iterator[tuple[BinaryIO, Path]]:
 def replaced_file(path: Path) -> Iterator[BinaryIO]:
     """A file to write to, which becomes `path` when the block ends well, replacing what was there.
 
-    Raises the errors of `storage_error`; those of the block itself pass through.
+    Raises the errors of `storage_error`, also for an OSError of the block.
     """
     try:
         make_directories(path.parent)

@@ -15,8 +15,8 @@ import os
 import secrets
 from pathlib import Path
 
-from zoo.atomic_file import NoAccess, NoSpace, fsync_directory, make_directories, replaced_file, storage_error
-from zoo.errors import DataLoss
+from zoo.atomic_file import fsync_directory, make_directories, replaced_file, storage_error
+from zoo.errors import DataLoss, ZooError
 from zoo.store.object_store import ObjectMissing, ObjectStore
 
 
@@ -135,8 +135,8 @@ class BlobCache:
         try:
             with replaced_file(self._stamp_path(path, digest)) as file:
                 file.write(json.dumps(_identity(path.stat())).encode())
-        except (NoAccess, NoSpace):
-            pass  # the stamp only saves time: without it, the blob is hashed again when it is next opened
+        except ZooError:
+            pass  # the stamp only saves time: where it can't be kept, the blob is hashed again when it is next opened
 
 
 def _identity(status: os.stat_result) -> dict[str, int]:

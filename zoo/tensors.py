@@ -22,13 +22,11 @@ import safetensors
 from zoo.atomic_file import replaced_file, storage_error
 from zoo.errors import DataLoss, InvalidArgument, NotFound
 
-_DTYPES = {  # NumPy's name → the format's; bfloat16 and float8 are ml_dtypes' extensions of NumPy
+_DTYPES = {  # NumPy's name → the format's; bfloat16 is ml_dtypes' extension of NumPy
     "float64": "F64",
     "float32": "F32",
     "float16": "F16",
     "bfloat16": "BF16",
-    "float8_e4m3fn": "F8_E4M3",
-    "float8_e5m2": "F8_E5M2",
     "int64": "I64",
     "int32": "I32",
     "int16": "I16",
@@ -51,7 +49,7 @@ class UnknownTensor(NotFound):
 
 
 class UnstorableTensor(InvalidArgument):
-    """An array that the format has no type for, or a name it doesn't take."""
+    """An array, or a stored tensor, of a type that isn't known here; or a name that the format doesn't take."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +99,8 @@ def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str
     """The tensors `names` (default: all), in the order of their names, dtypes as stored.
 
     The file is mapped into memory and only the asked tensors are copied out of it.
-    Raises DamagedTensors, UnknownTensor, and the errors of `zoo.atomic_file` (FileMissing, NoAccess, …).
+    Raises DamagedTensors, UnknownTensor, UnstorableTensor (a type not known here), and the errors of `zoo.atomic_file`
+    (FileMissing, NoAccess, …).
     """
     with _opened(path) as file:
         stored = set(file.keys())
@@ -110,8 +109,8 @@ def read_safetensors(path: Path, names: Iterable[str] | None = None) -> dict[str
         if unknown:
             some = ", ".join(unknown[:5])
             raise UnknownTensor(f"{path} has no tensor {some} ({len(unknown)} unknown names, {len(stored)} stored)")
-        if any(file.get_slice(name).get_dtype().startswith(("BF", "F8")) for name in wanted):
-            import ml_dtypes  # noqa: F401 - makes NumPy know these types
+        if any(_info(path, name, file.get_slice(name)).dtype == "bfloat16" for name in wanted):
+            import ml_dtypes  # noqa: F401 - makes NumPy know that type
         return {name: file.get_tensor(name) for name in wanted}
 
 
@@ -130,9 +129,9 @@ def tensor_infos(path: Path) -> dict[str, TensorInfo]:
 def _info(path: Path, name: str, view: Any) -> TensorInfo:
     stored = view.get_dtype()
     if stored not in _NUMPY_NAMES:
-        raise DamagedTensors(f"{path}: tensor {name!r} has dtype {stored}; known are {', '.join(_NUMPY_NAMES)}")
+        raise UnstorableTensor(f"{path}: tensor {name!r} has dtype {stored}; known are {', '.join(_NUMPY_NAMES)}")
     shape = tuple(view.get_shape())
-    width = 1 if stored.startswith(("F8", "BOOL")) else int(stored.lstrip("BFIU")) // 8
+    width = 1 if stored == "BOOL" else int(stored.lstrip("BFIU")) // 8
     return TensorInfo(name=name, dtype=_NUMPY_NAMES[stored], shape=shape, bytes=int(np.prod(shape, dtype=int)) * width)
 
 
