@@ -147,14 +147,13 @@ class CaptionerLayer(keras.layers.Layer):
         longest = tf.reduce_max(tf.reduce_sum(tf.cast(tokens_BT != PAD, tf.int32), axis=1))
         tokens_BT = tokens_BT[:, : tf.maximum(longest, 1)]
         image_BE = self.embed_image(features["feature_vector"], training=training)
-        h_TBU = self._teacher_forced(image_BE, tokens_BT, training=training)
+        h_BTU = self._teacher_forced(image_BE, tokens_BT, training=training)
 
-        tokens_TB = tf.transpose(tokens_BT)
-        real_TB = tokens_TB != PAD
-        word_N = tf.boolean_mask(tokens_TB, real_TB)  # only real words meet the output layer, half of the work saved
-        weight_TB = tf.broadcast_to(tf.cast(targets["weight"], tf.float32), tf.shape(tokens_TB))
-        weight_N = tf.boolean_mask(weight_TB, real_TB)
-        h_NU = self._drop(tf.boolean_mask(h_TBU, real_TB), self.arguments.output_dropout, training)
+        real_BT = tokens_BT != PAD
+        word_N = tf.boolean_mask(tokens_BT, real_BT)  # only real words meet the output layer, half of the work saved
+        weight_BT = tf.cast(targets["weight"], tf.float32)[:, tf.newaxis] * tf.ones(tf.shape(tokens_BT))
+        weight_N = tf.boolean_mask(weight_BT, real_BT)
+        h_NU = self._drop(tf.boolean_mask(h_BTU, real_BT), self.arguments.output_dropout, training)
         logits_NV = self.logits(h_NU)
 
         entropy_N = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=word_N, logits=logits_NV)
@@ -165,7 +164,7 @@ class CaptionerLayer(keras.layers.Layer):
         if training and self.word_bag is not None:
             bag_BV = self.word_bag(self._drop(image_BE, self.arguments.embedding_dropout, training))
             log_BT = tf.gather(tf.nn.log_softmax(bag_BV), tokens_BT, batch_dims=1)
-            bag_sum = -tf.reduce_sum(tf.boolean_mask(tf.transpose(log_BT), real_TB) * weight_N)
+            bag_sum = -tf.reduce_sum(tf.boolean_mask(log_BT, real_BT) * weight_N)
             metrics["word_bag"] = (bag_sum, weight_sum)
         if training and self.arguments.label_smoothing:
             smoothing = self.arguments.label_smoothing
@@ -177,16 +176,16 @@ class CaptionerLayer(keras.layers.Layer):
         return LossTerms(loss_sum=loss_sum, weight_sum=weight_sum, metrics=metrics)
 
     def _teacher_forced(self, image_BE: tf.Tensor, tokens_BT: tf.Tensor, *, training: bool) -> tf.Tensor:
-        """Outputs [T, B, U]: entry t has seen the image, <s> and the words before t, and predicts word t."""
+        """Outputs [B, T, U]: entry t has seen the image, <s> and the words before t, and predicts word t."""
         shifted_BT = tf.concat([tf.fill([tf.shape(tokens_BT)[0], 1], START), tokens_BT[:, :-1]], axis=1)
         if training and self.arguments.word_dropout:
             chance_BT = keras.random.uniform(tf.shape(shifted_BT), seed=self._dropout_seed)
             hidden_BT = (chance_BT < self.arguments.word_dropout) & (shifted_BT != START)
             shifted_BT = tf.where(hidden_BT, UNKNOWN, shifted_BT)
-        words_TBE = self.embed_words(tf.transpose(shifted_BT))
+        words_TBE = tf.transpose(self.embed_words(shifted_BT), [1, 0, 2])  # (not the numbers: oneDNN grumbles at int32)
         inputs_SBE = tf.concat([image_BE[tf.newaxis], words_TBE], axis=0)  # S = T + 1 steps
         inputs_SBE = self._drop(inputs_SBE, self.arguments.embedding_dropout, training)
-        return self._unroll(self.input_gates(inputs_SBE))[1:]
+        return tf.transpose(self._unroll(self.input_gates(inputs_SBE))[1:], [1, 0, 2])
 
     def _unroll(self, gates_SB4U: tf.Tensor) -> tf.Tensor:
         """The recurrence over S steps: outputs [S, B, U]."""
