@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -188,6 +189,38 @@ def test_every_truncation_is_an_error(write: Write, tmp_path: Path) -> None:
         path = tmp_path / "cut.pth"
         path.write_bytes(whole[:size])
         with pytest.raises((DamagedCheckpoint, NotACheckpoint), match=r"cut\.pth"):
+            read(path)
+
+
+@LAYOUTS
+def test_any_change_of_bytes_is_harmless_or_an_error_of_ours(write: Write, tmp_path: Path) -> None:
+    whole = write(tmp_path / "whole.pth", tensors(values())).read_bytes()
+    rng = np.random.default_rng(11)
+    path = tmp_path / "changed.pth"
+    messages = []
+    for _ in range(400):
+        changed = bytearray(whole)
+        place = int(rng.integers(len(changed)))
+        changed[place : place + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(1, 4)))
+        path.write_bytes(changed)
+        try:
+            read(path)
+        except (DamagedCheckpoint, NotACheckpoint, UnsafeCheckpoint) as error:
+            messages.append(error.message)
+    assert len(messages) > 200
+    assert all("changed.pth" in message for message in messages)
+
+
+def test_any_change_of_the_pickle_is_harmless_or_an_error_of_ours(tmp_path: Path) -> None:
+    with zipfile.ZipFile(write_zip(tmp_path / "whole.pth", tensors(values()))) as archive:
+        whole = archive.read("archive/data.pkl")
+    rng = np.random.default_rng(12)
+    for _ in range(400):
+        changed = bytearray(whole)
+        place = int(rng.integers(len(changed)))
+        changed[place : place + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(1, 4)))
+        path = write_zip(tmp_path / "changed.pth", tensors(values()), raw=bytes(changed))
+        with suppress(DamagedCheckpoint, NotACheckpoint, UnsafeCheckpoint):
             read(path)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,11 @@ def read(source: Path) -> ForeignCheckpoint:
         DamagedCheckpoint: cut short, or parts that contradict each other.
     """
     path = existing_file(source, what="a PyTorch checkpoint", suffixes=(".pth", ".pt", ".bin", ".ckpt"))
-    with _naming(path):
+    with _naming(path), ExitStack() as opened:
         data = memoryview(path.read_bytes())
         if not data:
             raise DamagedCheckpoint("empty (0 bytes)")
-        loaded, storages = _zip(path) if data[:4] == b"PK\x03\x04" else _legacy(data)
+        loaded, storages = _zip(path, opened) if data[:4] == b"PK\x03\x04" else _legacy(data)
         refs, notes = _state_dict(loaded)
         arrays = _arrays(refs, storages, len(data))
     widened = {name: stored for name, (_, stored) in arrays.items() if stored in ("bfloat16", "float16", "float64")}
@@ -115,10 +115,10 @@ def _storage_types(loaded: Any) -> dict[str, str]:
     return types
 
 
-def _zip(path: Path) -> tuple[Any, Callable[[StorageRef], Bytes]]:
+def _zip(path: Path, opened: ExitStack) -> tuple[Any, Callable[[StorageRef], Bytes]]:
     try:
-        archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        archive = opened.enter_context(zipfile.ZipFile(path))
+    except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a version of zip that nobody wrote
         raise DamagedCheckpoint(f"begins as a zip archive, but the archive is cut short or broken ({error})") from None
     entries = {entry.filename: entry for entry in archive.infolist()}
     packed = [
