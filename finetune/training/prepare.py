@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune.data.features import FeatureCache
+from finetune.data.features import FeatureArray, FeatureBackbone, FeatureCache
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord, Example, ExampleSource
 from finetune.data.sources import open_source
@@ -31,7 +31,6 @@ from finetune.spec import InvalidSpec, JobSpec
 from finetune.training.checkpoints import spec_digest
 from finetune.training.split_data import SplitData
 from zoo.atomic_file import replaced_file
-from zoo.cache import default_cache_root
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
 
@@ -209,28 +208,28 @@ class _LateBackbone:
 
 
 def _features(
-    backbone: Any,
+    backbone: FeatureBackbone,
     source: ExampleSource,
     split: Split,
     spec: JobSpec,
     on_progress: Callable[[str, int, int], None],
     *,
     parts: Sequence[str] = ("train", "validation", "test"),
-) -> dict[str, Any]:
+) -> dict[str, FeatureArray]:
     """A FeatureArray for each part that has examples; augmented views for the training split only."""
-    cache = FeatureCache(default_cache_root() / "features")
-    return {
-        part: cache.open_or_fill(
+    cache = FeatureCache()
+
+    def fill(part: str) -> FeatureArray:
+        return cache.open_or_fill(
             backbone=backbone,
             source=source,
             indices=getattr(split, part),
             views=spec.data.views if part == "train" else 1,
             max_pixels=spec.data.max_pixels,
-            on_progress=lambda done, total, part=part: on_progress(f"features of {part}", done, total),
+            on_progress=lambda done, total: on_progress(f"features of {part}", done, total),
         )
-        for part in parts
-        if getattr(split, part)
-    }
+
+    return {part: fill(part) for part in parts if getattr(split, part)}
 
 
 def _joined(
@@ -239,7 +238,7 @@ def _joined(
     assets: Assets,
     source: ExampleSource,
     split: Split,
-    features: dict[str, Any],
+    features: dict[str, FeatureArray],
 ) -> Prepared:
     kind, arguments = head_kind(spec.head.kind), head_arguments(spec)
 

@@ -34,7 +34,7 @@ class Summaries:
                 "gradient_norm": stretch.gradient_norm,
                 "examples_per_second": stretch.examples / seconds if seconds else 0.0,
                 "steps_per_second": stretch.steps / seconds if seconds else 0.0,
-                "input_wait_share": min(1.0, stretch.waited_seconds / seconds) if seconds else 0.0,
+                "input_wait_share": stretch.waited_seconds / seconds if seconds else 0.0,
             },
         )
 

@@ -41,7 +41,7 @@ class Stretch:
     metrics: Mapping[str, tuple[float, float]]  # name → (sum, weight)
     gradient_norm: float  # of the last step, before clipping
     learning_rate: float  # of the last step
-    waited_seconds: float  # spent waiting for input
+    waited_seconds: float  # spent waiting for input; NaN when not measured
 
     @property
     def loss(self) -> float:
@@ -131,18 +131,24 @@ class Trainer:
         return sums, metrics, last, bad_step
 
     def _timed_step(self, iterator: Any) -> Any:
-        with tf.control_dependencies([self.global_step.read_value()]):  # the step before is done
-            begin = tf.timestamp()
-        with tf.control_dependencies([begin]):
-            features, targets = next(iterator)
-        with tf.control_dependencies(tf.nest.flatten((features, targets), expand_composites=True)):
-            waited = tf.timestamp() - begin
+        (features, targets), waited = self._next_batch(iterator)
         results = self._strategy.run(self._replica_step, args=(features, targets))
         # Everything in them is reduced: the same on every replica.
         first = tf.nest.map_structure(lambda x: self._strategy.experimental_local_results(x)[0], results)
         loss_sum, weight_sum, examples, metrics, norm, rate, bad = first
         sums = tf.stack([tf.cast(x, tf.float64) for x in (loss_sum, weight_sum, examples, waited)])
         return sums, metrics, tf.stack([norm, rate]), bad
+
+    def _next_batch(self, iterator: Any) -> tuple[Any, Any]:
+        """The batch, and the seconds it was waited for: NaN under op determinism, where TensorFlow has no clock."""
+        if self._config.deterministic:
+            return next(iterator), tf.constant(float("nan"), tf.float64)
+        with tf.control_dependencies([self.global_step.read_value()]):  # the step before is done
+            begin = tf.timestamp()
+        with tf.control_dependencies([begin]):
+            batch = next(iterator)
+        with tf.control_dependencies(tf.nest.flatten(batch, expand_composites=True)):
+            return batch, tf.timestamp() - begin
 
     def _replica_step(self, features: Any, targets: Any) -> Any:
         """One replica's part of a step: reduce, then clip, then apply.
