@@ -102,10 +102,13 @@ def make_directories(path: Path) -> None:
 
 
 @contextmanager
-def temporary_file(directory: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """A new file in `directory` to write to, and its path; gone afterwards unless it was renamed. Raises OSError."""
+def temporary_file(directory: Path, *, mode: int = 0o666) -> Iterator[tuple[BinaryIO, Path]]:
+    """A new file in `directory` to write to, and its path; gone afterwards unless it was renamed. Raises OSError.
+
+    `mode` is less the umask.
+    """
     path = directory / f"{TEMPORARY}{secrets.token_hex(12)}"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         with os.fdopen(descriptor, "wb") as file:
             yield file, path

@@ -29,6 +29,10 @@ class ForeignVersion(InvalidArgument):
     """An alias of one model was to mean a version of another."""
 
 
+class UnstorableManifest(InvalidArgument):
+    """A manifest with a value that JSON doesn't have, such as a metric that is NaN."""
+
+
 class UnknownComponent(NotFound):
     """A version without that component or asset."""
 
@@ -58,6 +62,7 @@ class Published:
 
 
 Versions = list[ModelVersion]  # inside the class, `list` is the method
+Names = list[str]
 Events = list[Event]
 States = list[ModelState]
 
@@ -82,11 +87,17 @@ class Catalog:
         """Makes `manifest` the next version of `name`, unless it already is the newest one (and not `again`).
 
         `files`: digest → local path, for every component or asset whose blob may not be in the store yet.
-        Raises InvalidName, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile and the store's errors;
-        whatever is raised, no name has changed its meaning (but for UnknownOutcome, which says that it may have).
+        Raises InvalidName, UnstorableManifest, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile and the
+        store's errors; whatever is raised, no name has changed its meaning (but for UnknownOutcome, which says that it
+        may have).
         """
         check_model_name(name)
-        digest = manifest.digest()
+        try:
+            digest = manifest.digest()
+        except ValueError as error:  # from the encoder: NaN, infinity, or half of a surrogate pair
+            raise UnstorableManifest(
+                f"the manifest for {name!r} has a value that JSON does not have: {error}"
+            ) from None
 
         def change(state: ModelState) -> Change | None:
             refuse_deleted(state)
@@ -113,6 +124,14 @@ class Catalog:
     def list(self) -> Versions:
         """The newest version of each model, by name; deleted models are left out."""
         return [self._load(state, state.versions[-1]) for state in self._states()]
+
+    def names(self) -> Names:
+        """Every name that has a log, so also of deleted models and of such whose first publish was cut short."""
+        return self._logs.names()
+
+    def references(self, name: str) -> Names:
+        """`name@1`, `name@2`, … as the log has them; no manifest is read. Raises as `versions`."""
+        return [f"{name}@{entry.number}" for entry in self._state(check_model_name(name)).versions]
 
     def versions(self, name: str) -> Versions:
         """Every version of a model, oldest first. Raises InvalidName, UnknownModel, DeletedModel."""
@@ -205,7 +224,7 @@ class Catalog:
         return [state for state in self._logs.states() if state.versions and not state.deleted]
 
     def _unknown(self, name: str) -> NotFound:
-        return no_such_model(name, [state.name for state in self._states()], self.store.url)
+        return no_such_model(name, [other for other in self._logs.names() if other != name], self.store.url)
 
     def _load(self, state: ModelState, entry: VersionEntry) -> ModelVersion:
         manifest = read_manifest(self.store, entry.digest, f"{state.name}@{entry.number}")

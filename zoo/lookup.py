@@ -29,7 +29,7 @@ def refuse_deleted(state: ModelState) -> None:
 
 
 def no_such_model(name: str, known: list[str], url: str) -> UnknownModel:
-    """`known`: the models that have a version."""
+    """`known`: the other models."""
     if not known:
         what = f"the catalogue at {url} is empty"
         return UnknownModel(f"unknown model {name!r}: {what}", hint="zoo import KIND SOURCE NAME", name=name)

@@ -1,15 +1,17 @@
 """Verify: whether every byte that versions name is still what was published.
 
-Takes ModelVersions. Gives a VerifyReport. Next: `zoo verify` prints it.
+Takes a Catalog. Gives a VerifyReport. Next: `zoo verify` prints it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zoo.cache import blob_key
 from zoo.catalog import Catalog, ModelVersion
+from zoo.errors import DataLoss
+from zoo.lookup import DeletedModel, UnknownModel
 from zoo.store.object_store import ObjectMissing
 from zoo.transfer import Part, stored_digest
 
@@ -17,8 +19,8 @@ from zoo.transfer import Part, stored_digest
 @dataclass(frozen=True, kw_only=True)
 class Problem:
     reference: str
-    part: str  # a component or an asset
-    digest: str
+    part: str  # a component, an asset, `manifest` or `log`
+    digest: str | None  # of the blob, where it is one
     found: str  # what is wrong
 
 
@@ -32,10 +34,15 @@ class VerifyReport:
     problems: tuple[Problem, ...]
 
 
-def verify(catalog: Catalog, versions: Sequence[ModelVersion]) -> VerifyReport:
-    """Hashes every blob in full, where the store has it. (Manifests and logs were checked when `versions` was read.)"""
-    faults: dict[tuple[str, int], str | None] = {}
+def verify(catalog: Catalog, reference: str | None = None) -> VerifyReport:
+    """Reads every byte of one version, or of every version of every model that isn't deleted.
+
+    Damage to one part doesn't keep the others from being read. Raises what `Catalog.get` does for `reference`, but for
+    DataLoss, which is what the report is about.
+    """
     problems: list[Problem] = []
+    versions = list(_versions(catalog, _references(catalog, reference, problems), problems))
+    faults: dict[tuple[str, int], str | None] = {}
     for version in versions:
         parts: list[Part] = [*version.manifest.components, *version.manifest.assets]
         for part in parts:
@@ -51,6 +58,28 @@ def verify(catalog: Catalog, versions: Sequence[ModelVersion]) -> VerifyReport:
         bytes=sum(size for _, size in faults),
         problems=tuple(problems),
     )
+
+
+def _references(catalog: Catalog, reference: str | None, problems: list[Problem]) -> list[str]:
+    if reference is not None:
+        return [reference]
+    found: list[str] = []
+    for name in catalog.names():
+        try:
+            found += catalog.references(name)
+        except (UnknownModel, DeletedModel):
+            continue  # a name without a version yet, or one that nobody can get
+        except DataLoss as error:
+            problems.append(Problem(reference=name, part="log", digest=None, found=error.message))
+    return found
+
+
+def _versions(catalog: Catalog, references: list[str], problems: list[Problem]) -> Iterator[ModelVersion]:
+    for reference in references:
+        try:
+            yield catalog.get(reference)
+        except DataLoss as error:
+            problems.append(Problem(reference=reference, part="manifest", digest=None, found=error.message))
 
 
 def _fault(catalog: Catalog, part: Part) -> str | None:

@@ -39,6 +39,7 @@ def local(tmp_path: Path) -> tuple[Catalog, ModelVersion, Path]:
 
 def flip(path: Path, *, keep_time: bool = False) -> None:
     """Changes one byte, not the size."""
+    path.chmod(0o644)  # blobs are read-only
     before = path.stat()
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
@@ -78,6 +79,7 @@ class TestLocal:
     def test_the_size_is_compared_every_time(self, local: tuple[Catalog, ModelVersion, Path]) -> None:
         catalog, published, blob = local
         catalog.open_component(published, "head")
+        blob.chmod(0o644)
         os.truncate(blob, blob.stat().st_size - 1)
         with pytest.raises(CorruptBlob, match=r"has \d+ bytes, its manifest says"):
             catalog.open_component(published, "head")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 
 from tests.zoo.samples import contents, new_catalog, version
+from zoo.atomic_file import NoSpace
 from zoo.cache import blob_key
-from zoo.catalog import Catalog, ForeignVersion, UnknownComponent, open_catalog
+from zoo.catalog import Catalog, ForeignVersion, UnknownComponent, UnstorableManifest, open_catalog
 from zoo.errors import DataLoss
 from zoo.log import Deleted, Event, encode_event
 from zoo.lookup import DeletedModel, UnknownModel, UnknownVersion
@@ -130,6 +134,37 @@ class TestPublish:
         stored = contents(store)
         assert blob_key(manifest.components[1].digest) not in stored
         assert not [key for key in stored if key.startswith(("models/", "manifests/"))]
+
+    @pytest.mark.parametrize("metric", [float("nan"), float("inf"), "\ud800"])
+    def test_values_that_json_does_not_have(self, catalog: Catalog, tmp_path: Path, metric: object) -> None:
+        manifest, files = version(tmp_path, metrics={"validation": {"loss": metric}})
+        with pytest.raises(UnstorableManifest, match="'m' has a value that JSON does not have"):
+            catalog.publish("m", manifest, files)
+        assert contents(catalog.store) == {}
+
+    def test_a_disk_that_fills_up_at_any_write(self, tmp_path: Path) -> None:
+        manifest, files = version(tmp_path, head=2)
+        for room in range(10):  # writes that still fit: three blobs, the manifest, the event
+            old = new_catalog(LocalStore(tmp_path / f"store-{room}"), tmp_path)
+            old.publish("m", *version(tmp_path, head=1))
+            left = iter(range(room))
+
+            class Fills(LocalStore):
+                def _write(self, file: BinaryIO, data: bytes, left: Iterator[int] = left) -> None:
+                    file.write(data[:7])
+                    if next(left, None) is None:
+                        raise OSError(errno.ENOSPC, "No space left on device")
+                    file.write(data[7:])
+
+            try:
+                new_catalog(Fills(tmp_path / f"store-{room}"), tmp_path).publish("m", manifest, files)
+            except NoSpace:
+                assert [v.number for v in old.versions("m")] == [1]
+                assert not list((tmp_path / f"store-{room}").rglob(".tmp-*"))
+                assert old.publish("m", manifest, files).version.number == 2
+            else:
+                break
+        assert room == 4  # head, vocabulary, manifest, event: the backbone was there
 
     @pytest.mark.parametrize("name", ["", "/", "a//b", "../x", "a b", "-a", "a.", "é", "a/" * 20 + "a", "n" * 65])
     def test_names_that_cannot_be(self, catalog: Catalog, tmp_path: Path, name: str) -> None:

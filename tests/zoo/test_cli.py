@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -247,6 +247,47 @@ class TestLook:
         assert "not through MODELZOO_SERVER" in err
         code, _, err = run("history", "child", "--store", catalog.store.url)
         assert "MODELZOO_SERVER" not in err
+
+
+class TestThroughAServer:
+    @pytest.fixture
+    def address(self, catalog: Catalog, tmp_path: Path) -> Iterator[str]:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "zoo.cli.main", "serve", "--address", "127.0.0.1:0"],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        assert server.stdout is not None
+        try:
+            yield json.loads(server.stdout.readline())["address"]
+        finally:
+            server.terminate()
+            server.stdout.close()
+            assert server.wait(timeout=30) == 0
+
+    def test_the_same_commands_give_the_same(
+        self, run: Run, address: str, monkeypatch: pytest.MonkeyPatch, catalog: Catalog
+    ) -> None:
+        for args in (("list", "--format", "json"), ("show", "child@prod", "--format", "json")):
+            code, local, _ = run(*args)
+            assert code == 0
+            code, remote, err = run(*args, "--server", address)
+            assert (code, err) == (0, "")
+            assert one_value(remote) == one_value(local)
+        for args in (("list",), ("show", "parent")):
+            assert run(*args, "--server", address)[:2] == run(*args)[:2]
+        monkeypatch.setenv("MODELZOO_SERVER", address)
+        code, _, err = run("show", "chld")
+        assert (code, err) == (1, "error: unknown model 'chld': did you mean child?\n  try: zoo list\n")
+        # A flag wins over the environment: this store has nothing.
+        code, out, _ = run("list", "--store", "memory://nothing", "--format", "json")
+        assert (code, one_value(out)) == (0, [])
+
+    def test_nobody_answers(self, run: Run) -> None:
+        code, out, err = run("list", "--server", "127.0.0.1:1")
+        assert (code, out) == (1, "")
+        assert "127.0.0.1:1" in err
 
 
 class TestChange:

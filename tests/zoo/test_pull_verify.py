@@ -14,6 +14,7 @@ from zoo.manifest import Manifest
 from zoo.pull import pull
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
+from zoo.transfer import manifest_key
 from zoo.verify import verify
 
 
@@ -48,7 +49,7 @@ class TestPull:
         for file in pull(catalog, published, tmp_path / "out"):
             with file.path.open("r+b") as copy:
                 copy.write(b"mine")
-        assert verify(catalog, [published]).problems == ()
+        assert verify(catalog, "m@1").problems == ()
         catalog.open_component(published, "head")
 
     def test_again(self, catalog: Catalog, tmp_path: Path) -> None:
@@ -77,7 +78,7 @@ class TestVerify:
         two, _ = version(tmp_path, head=2)
         catalog.publish("m", *version(tmp_path, head=1))
         catalog.publish("m", *version(tmp_path, head=2))
-        report = verify(catalog, catalog.versions("m"))
+        report = verify(catalog)
         parts = {part.digest: part.bytes for m in (one, two) for part in (*m.components, *m.assets)}
         assert (report.versions, report.blobs, report.bytes, report.problems) == (2, 5, sum(parts.values()), ())
 
@@ -96,7 +97,7 @@ class TestVerify:
         catalog.publish("m", *version(tmp_path, head=2))
         key = blob_key(manifest.components[0].digest)
         catalog.store.put(key, spoil(catalog.store.read(key)))  # type: ignore[operator]
-        problems = verify(catalog, catalog.versions("m")).problems
+        problems = verify(catalog).problems
         assert [(p.reference, p.part, p.digest) for p in problems] == [
             ("m@1", "backbone", manifest.components[0].digest),
             ("m@2", "backbone", manifest.components[0].digest),
@@ -107,7 +108,21 @@ class TestVerify:
         manifest, files = version(tmp_path)
         published = catalog.publish("m", manifest, files).version
         catalog.store.delete(blob_key(manifest.assets[0].digest))
-        (problem,) = verify(catalog, [published]).problems
+        (problem,) = verify(catalog, "m@1").problems
         assert (problem.part, problem.found) == ("vocabulary.json", "the blob is missing")
         with pytest.raises(CorruptBlob):
             catalog.open_asset(published, "vocabulary.json")
+
+    def test_damage_to_one_does_not_hide_the_others(self, catalog: Catalog, tmp_path: Path) -> None:
+        for number, name in enumerate("abcd"):
+            catalog.publish(name, *version(tmp_path, head=number))
+        catalog.store.delete(manifest_key(catalog.get("a").digest))
+        catalog.store.delete("models/b/log/00000000000000000001.json")
+        catalog.store.delete(blob_key(catalog.get("c").manifest.components[1].digest))
+        report = verify(catalog)
+        assert report.versions == 2
+        assert sorted((p.reference, p.part) for p in report.problems) == [
+            ("a@1", "manifest"),
+            ("b", "log"),
+            ("c@1", "head"),
+        ]

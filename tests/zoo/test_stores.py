@@ -261,6 +261,13 @@ except PermissionDenied as error:
             store.read("a")
         assert not (tmp_path / "store").exists()
 
+    def test_created_objects_are_read_only_files(self, tmp_path: Path) -> None:
+        store = LocalStore(tmp_path / "store")
+        store.create("blob", b"1")
+        store.put("job/progress.json", b"1")
+        assert (tmp_path / "store/blob").stat().st_mode & 0o222 == 0
+        assert (tmp_path / "store/job/progress.json").stat().st_mode & 0o200
+
     def test_a_file_system_without_hard_links(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def refuse(source: Path, target: Path) -> None:
             raise OSError(errno.EPERM, "Operation not permitted")

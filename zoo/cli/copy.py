@@ -64,14 +64,9 @@ def verify(
 ) -> None:
     """Compare every stored byte with what was published."""
     from zoo.cache import CorruptBlob
-    from zoo.verify import verify as verify_versions
+    from zoo.verify import verify as verify_store
 
-    catalog = store_catalog(store, "verify")
-    if reference is not None:
-        versions = [catalog.get(reference)]
-    else:
-        versions = [version for newest in catalog.list() for version in catalog.versions(newest.name)]
-    report = verify_versions(catalog, versions)
+    report = verify_store(store_catalog(store, "verify"), reference)
     if format is Format.JSON:
         print_json(asdict(report) | {"ok": not report.problems})
     else:
@@ -84,6 +79,6 @@ def verify(
         raise CorruptBlob(
             f"{len(report.problems)} of the parts are not as published, first {first.part} of {first.reference}: "
             f"{first.found}",
-            hint=f"publish {first.reference} again from a good copy",
-            expected=first.digest,
+            hint="publish it again from a good copy, under a new name",
+            reference=first.reference,
         )

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from zoo.cli import change, copy, look, serving
-from zoo.cli.output import new_app, print_fields, run_cli
+from zoo.cli.output import DebugOption, new_app, print_fields, run_cli
 
 app = new_app("The catalogue of models.")
 
@@ -26,6 +26,7 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    debug: DebugOption = False,
 ) -> None:
     pass
 

@@ -152,7 +152,8 @@ class LocalStore:
             if path.exists():  # spares the loser of a long-lost race the copy; link() below is what decides
                 raise FileExistsError
             make_directories(path.parent)
-            with temporary_file(path.parent) as (file, temporary):
+            # Nobody has reason to write to it again, and `local_path` hands the file itself out: so it is read-only.
+            with temporary_file(path.parent, mode=0o444) as (file, temporary):
                 yield file
                 self._flush(file)
                 _link(temporary, path)
