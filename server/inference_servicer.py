@@ -16,10 +16,10 @@ from finetune.data.image_header import UnreadableImage, check_image
 from finetune.predictor import check_beam, require_head
 from finetune.wire import error_from
 from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
-from server.model_pool import LoadedModel, ModelPool, ModelProcessDied
+from server.model_pool import ModelPool, ModelProcessDied
 from server.threads import in_thread
 from zoo.catalog import Catalog, ModelVersion
-from zoo.errors import DeadlineExceeded, InvalidArgument
+from zoo.errors import DeadlineExceeded, InvalidArgument, ZooError
 
 MAX_IMAGES = 64
 
@@ -78,17 +78,19 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
                 try:
                     return await method(model.stub)(request, timeout=left)
                 except grpc.aio.AioRpcError as error:
-                    if error.code() is not grpc.StatusCode.UNAVAILABLE or last:
-                        raise await _meant(error, model) from None
+                    if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise _meant(error) from None
+                    self._pool.discard(model)
+                    if last:
+                        raise ModelProcessDied(
+                            f"the process of {model.reference} died while it answered, twice",
+                            hint="try again; see the server's log",
+                        ) from None
         raise AssertionError("unreachable")
 
 
-async def _meant(error: grpc.aio.AioRpcError, model: LoadedModel) -> Exception:
-    """What the model's process said, or that it can't say anything any more."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        return ModelProcessDied(
-            f"the process of {model.reference} died while it answered, twice", hint="try again; see the server's log"
-        )
+def _meant(error: grpc.aio.AioRpcError) -> ZooError:
+    """What the model's process said."""
     trailing = error.trailing_metadata() or ()
     return error_from(error.code().name, error.details() or "", [(key, value) for key, value in trailing])
 

@@ -105,6 +105,15 @@ class ModelPool:
             self._models[key] = model  # now the most recently used
             return model
 
+    def discard(self, model: LoadedModel) -> None:
+        """Its connection broke: the next caller gets a new process, even before this one is known to have ended."""
+        for key, known in list(self._models.items()):
+            if known is model:
+                del self._models[key]
+                if model.alive:
+                    model.process.kill()
+                self._end_later(model)
+
     def _make_room(self) -> None:
         while len(self._models) >= self._config.max_loaded_models:
             idle = [key for key, model in self._models.items() if model.calls == 0]

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
 import sys
 import time
@@ -24,6 +23,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from finetune.jobs.worker import die_with_parent
 from finetune.predictor import Predictor
+from finetune.tensorflow_start import start_tensorflow
 from finetune.wire import message_limits
 from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
 from server.interceptor import Interceptor
@@ -141,6 +141,7 @@ def _say(value: dict[str, Any]) -> None:
 
 
 def _load(store: str, reference: str, max_pixels: int) -> Predictor:
+    start_tensorflow()
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
@@ -161,8 +162,6 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     die_with_parent(options.parent, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the front, which then ends this process
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
     try:
         predictor = _load(options.store, options.reference, options.max_pixels)
     except ZooError as error:

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import TextIO
 
 from finetune.jobs.folder import JobFolder
+from finetune.tensorflow_start import start_tensorflow
 from zoo.errors import Aborted
 
 EXIT_FAILED = 1
@@ -140,9 +141,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(role: str, folder: JobFolder) -> int:
     store_url = folder.request().store_url
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    os.environ["KERAS_BACKEND"] = "tensorflow"
-    from finetune.training import run  # TensorFlow: seconds, so after every check
+    start_tensorflow()  # seconds, so after every check
+    from finetune.training import run
 
     return {"chief": run.run_chief, "evaluator": run.run_evaluator}[role](folder, store_url)
 
