@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from zoo.cli.output import (
     chosen_server,
     print_json,
 )
-from zoo.errors import NotFound
+from zoo.errors import NotFound, ZooError
 
 if TYPE_CHECKING:
     from finetune.client import ZooClient
@@ -46,14 +47,16 @@ def caption(
     if address := chosen_server(server, store):
         with _client(address, token) as client:
             for path, data in _read(images):
-                answer = client.caption(reference, [data], beam_size=beam_size)
+                with _naming(path):
+                    answer = client.caption(reference, [data], beam_size=beam_size)
                 _print_captions(path, answer.captions[0], answer.milliseconds, output)
         return
     files = list(_read(images))
     predictor = _predictor(reference, store, "captioner")
     for path, data in files:
         started = time.perf_counter()
-        captions = predictor.caption([data], beam_size=beam_size)[0]
+        with _naming(path):
+            captions = predictor.caption([data], beam_size=beam_size)[0]
         _print_captions(path, captions, (time.perf_counter() - started) * 1000, output)
 
 
@@ -71,13 +74,15 @@ def classify(
     if address := chosen_server(server, store):
         with _client(address, token) as client:
             for path, data in _read(images):
-                labels = client.classify(reference, [data], top=top).labels[0]
+                with _naming(path):
+                    labels = client.classify(reference, [data], top=top).labels[0]
                 _print_labels(path, labels, output)
         return
     files = list(_read(images))
     predictor = _predictor(reference, store, "classifier")
     for path, data in files:
-        labels = [(each.label, each.score) for each in predictor.classify([data], top=top)[0]]
+        with _naming(path):
+            labels = [(each.label, each.score) for each in predictor.classify([data], top=top)[0]]
         _print_labels(path, labels, output)
 
 
@@ -94,12 +99,16 @@ def embed(
     if address := chosen_server(server, store):
         with _client(address, token) as client:
             for path, data in _read(images):
-                _print_embedding(path, client.embed(reference, [data]).embeddings[0], output)
+                with _naming(path):
+                    answer = client.embed(reference, [data])
+                _print_embedding(path, answer.embeddings[0], output)
         return
     files = list(_read(images))
     predictor = _predictor(reference, store, None)
     for path, data in files:
-        _print_embedding(path, predictor.embed([data])[0].tolist(), output)
+        with _naming(path):
+            embedding = predictor.embed([data])[0].tolist()
+        _print_embedding(path, embedding, output)
 
 
 def _read(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
@@ -108,6 +117,19 @@ def _read(paths: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
             yield path, path.read_bytes()
         except OSError as error:
             raise NoSuchImage(f"image {path}: {error.strerror}", path=str(path)) from None
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Lets an error about the one image of a call say which file it is."""
+    try:
+        yield
+    except ZooError as error:
+        if "image" not in error.details:
+            raise
+        error.message = f"{path}: {error.message.removeprefix('image 1: ')}"
+        error.details["image"] = str(path)
+        raise
 
 
 def _client(address: str, token: str | None) -> ZooClient:
@@ -126,7 +148,9 @@ def _predictor(reference: str, store: str | None, head: str | None) -> Any:
     if head is not None:
         require_head(version, head)  # before TensorFlow, which takes seconds to come up
     start_tensorflow()
-    return Predictor.load(catalog, version)
+    predictor = Predictor.load(catalog, version)
+    predictor.warm_up()  # so that the milliseconds of the first image are those of any image
+    return predictor
 
 
 def _print_captions(path: Path, captions: Sequence[Any], milliseconds: float, output: Format) -> None:
