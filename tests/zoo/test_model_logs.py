@@ -205,10 +205,10 @@ from zoo.store import open_store
 url, folder, me, start, count = sys.argv[1:]
 catalog = new_catalog(open_store(url), Path(folder))
 manifest, files = version(Path(folder))
-samples = [manifest.model_copy(update={"lineage": Lineage(job=f"{me}{n}")}) for n in range(int(count))]
 while time.time() < float(start):
     time.sleep(0.001)
-for sample in samples:
+for n in range(int(count)):
+    sample = manifest.model_copy(update={"lineage": Lineage(job=f"{me}{n}")})
     published = catalog.publish("team/race", sample, files)
     print(published.version.number, sample.lineage.job, flush=True)
 """
