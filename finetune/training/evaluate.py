@@ -7,15 +7,34 @@ Next: `finetune.training.evaluator`, the CLI.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from finetune.data.features import FeatureCache
 from finetune.data.queue import evaluation_batches
+from finetune.data.scan import scan
+from finetune.data.source import BadRecord
+from finetune.data.sources import default_split, open_source
+from finetune.data.splits import split_examples
+from finetune.models.backbone import Backbone
+from finetune.models.heads import head_kind
 from finetune.models.heads.head import HeadLayer
+from finetune.models.task_model import NoHead, load_head, stored_assets
+from finetune.spec import InvalidSpec, JobSpec, with_settings
+from finetune.training.bad_records import require_few
 from finetune.training.split_data import SplitData
+from zoo.catalog import Catalog, ModelVersion
+from zoo.errors import InvalidArgument
+
+EVALUATED_PARTS = ("train", "validation", "test", "all")
+_BATCH = 64  # rows; the metrics don't depend on it but for the last bits
+
+
+class NothingToEvaluate(InvalidArgument):
+    """The split has no example that can be used."""
 
 
 class SplitEvaluation:
@@ -67,3 +86,114 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _plain(part) for key, part in value.items()}
     return value
+
+
+def evaluate_version(
+    catalog: Catalog,
+    reference: str,
+    *,
+    location: str | None = None,
+    split: str = "test",
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """Metrics of a published version on a split of DATA, each usable example once: what `finetune evaluate` prints.
+
+    Args:
+        location: `kind:location`; None: what the version was trained on.
+        split: one of EVALUATED_PARTS.
+        settings: `data.KEY=VALUE`, over the options of the version's run.
+        seed: of the split; None: the run's.
+        on_progress: called while features are computed, with images done and their number.
+    Returns:
+        reference, split, num_examples, metrics, bad_records.
+    Raises:
+        NoHead; InvalidSpec; NothingToEvaluate; TooManyBadRecords; what source, split, head and catalogue raise.
+    """
+    if split not in EVALUATED_PARTS:
+        raise InvalidArgument(f"split {split!r}: expected one of {', '.join(EVALUATED_PARTS)}")
+    version = catalog.get(reference)
+    if version.manifest.head is None:
+        raise NoHead(f"{version.reference} is a backbone only: it has no head to evaluate")
+    spec = _data_spec(version, location, settings, seed)
+    backbone = Backbone.from_version(catalog, version)
+    data, bad = _split_data(catalog, version, backbone, spec, split, on_progress)
+    head = load_head(catalog, version, backbone.feature_dim)
+    return {
+        "reference": version.reference,
+        "split": split,
+        "num_examples": len(data.examples),
+        "metrics": SplitEvaluation(head, data, batch_size=_BATCH)(),
+        "bad_records": [{"id": one.id, "reason": one.reason} for one in bad],
+    }
+
+
+def _split_data(
+    catalog: Catalog,
+    version: ModelVersion,
+    backbone: Backbone,
+    spec: JobSpec,
+    split: str,
+    on_progress: Callable[[int, int], None],
+) -> tuple[SplitData, list[BadRecord]]:
+    """The usable examples of a split with the version's own vocabulary or classes, and the records that are bad."""
+    source = open_source(spec.data.location, language=spec.data.language)
+    if split == "all":
+        indices: Sequence[int] = range(len(source.examples))
+    else:
+        indices = getattr(split_examples(source.examples, spec.data.split, seed=spec.train.seed), split)
+    bad = [*source.bad_records, *scan(source, indices, spec.data.max_pixels)]
+    seen_bad = {one.id for one in bad}
+    features = FeatureCache().open_or_fill(
+        backbone=backbone,
+        source=source,
+        indices=[index for index in indices if source.examples[index].id not in seen_bad],
+        max_pixels=spec.data.max_pixels,
+        on_progress=on_progress,
+    )
+    bad += features.bad
+    require_few(bad, total=len(source.examples) + len(source.bad_records), data=spec.data)
+    usable = [index for index, valid in zip(features.indices, features.valid, strict=True) if valid]
+    if not usable:
+        raise NothingToEvaluate(f"the {split} split of {spec.data.location} by {spec.data.split!r} has no examples")
+    examples = tuple(source.examples[index] for index in usable)
+    record = version.manifest.head
+    kind = head_kind(record.kind if record else "")
+    arguments = kind.Arguments.model_validate(record.arguments if record else {})
+    joined = SplitData.join(
+        name=split,
+        examples=examples,
+        features_NVD=features.features,
+        row_of=features.rows_of(usable),
+        table=kind.targets(examples, arguments, stored_assets(catalog, version)),
+    )
+    return joined, bad
+
+
+def _data_spec(version: ModelVersion, location: str | None, settings: Sequence[str], seed: int | None) -> JobSpec:
+    """The spec of the version's run with other data, or for an imported version one that says no more than it must."""
+    strange = [setting for setting in settings if not setting.startswith("data.")]
+    if strange:
+        raise InvalidSpec(f"--set {strange[0]!r}: evaluating takes settings of the data only, e.g. data.split=…")
+    value: dict[str, Any] = dict(version.manifest.spec or {})
+    if not value:
+        if location is None:
+            raise InvalidArgument(
+                f"{version.reference} wasn't trained here, so there are no data to evaluate it on by default",
+                hint=f"finetune evaluate {version.reference} --data DATA",
+            )
+        head = version.manifest.head
+        value = {
+            "name": version.name,
+            "backbone": version.reference,
+            "head": {"kind": head.kind if head else "classifier"},
+            "data": {"location": location, "split": default_split(location)},
+        }
+    elif location is not None:
+        value = with_settings(value, [])
+        value["data"]["location"] = location
+    value = with_settings(value, list(settings))
+    if seed is not None:
+        value = with_settings(value, [f"train.seed={seed}"])
+    return JobSpec.parse(value)

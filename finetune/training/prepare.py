@@ -28,18 +28,12 @@ from finetune.models.heads import head_kind
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
 from finetune.models.task_model import stored_assets
 from finetune.spec import InvalidSpec, JobSpec
+from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
 from finetune.training.split_data import SplitData
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
-
-SPLIT_SEED = 0  # the split belongs to the data: another train.seed must not move examples between the splits
-_SHOWN = 10  # bad records listed in an error
-
-
-class TooManyBadRecords(FailedPrecondition):
-    """More than data.max_bad_share of the records can't be used."""
 
 
 class EmptySplit(InvalidArgument):
@@ -70,7 +64,7 @@ class Prepared:
     backbone_names: tuple[str, ...]  # of its tensors
     num_examples: dict[str, int]  # by split, without the bad records
     bad_records: int
-    splits: Mapping[str, SplitData]  # those asked for that have examples
+    splits: Mapping[str, SplitData]  # train and validation, where asked for and not empty
     seconds: float
 
     def build_head(self, *, seed: int) -> HeadLayer:
@@ -108,19 +102,19 @@ def prepare(
     if start is not None:
         _require_fit(start, parent, spec)
     source = open_source(spec.data.location, language=spec.data.language)
-    planned = split_examples(source.examples, spec.data.split, seed=SPLIT_SEED)
+    planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed)
     total = len(source.examples) + len(source.bad_records)
     chosen = [*planned.train, *planned.validation, *planned.test]
     on_progress("scanning", 0, len(chosen))
     bad = [*source.bad_records, *scan(source, chosen, spec.data.max_pixels)]
     _write_bad(folder, spec, bad, total=total)  # before minutes are spent on features
-    split = _without(planned, bad, source.examples)
+    split = without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
     backbone = Backbone.from_version(catalog, parent)
     features = _features(backbone, source, split, spec, on_progress)
     bad += [record for part in features.values() for record in part.bad]
     _write_bad(folder, spec, bad, total=total)
-    split = _without(split, bad, source.examples)
+    split = without(split, bad, source.examples)
     _require_examples(spec, planned, split)
     learnt_from = [source.examples[index] for index in split.train]
     assets = stored_assets(catalog, start) if start is not None else kind.learn_assets(learnt_from, arguments)
@@ -262,7 +256,7 @@ def _joined(
         backbone_names=tuple(record["backbone_tensors"]),
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],
-        splits={name: joined(name) for name in features if getattr(split, name)},
+        splits={name: joined(name) for name in ("train", "validation") if name in features and getattr(split, name)},
         seconds=record["seconds"],
     )
 
@@ -282,15 +276,6 @@ def _require_fit(start: ModelVersion, parent: ModelVersion, spec: JobSpec) -> No
         )
 
 
-def _without(split: Split, bad: Sequence[BadRecord], examples: Sequence[Example]) -> Split:
-    ids = {record.id for record in bad}
-    parts = {
-        part: tuple(index for index in getattr(split, part) if examples[index].id not in ids)
-        for part in ("train", "validation", "test")
-    }
-    return Split(**parts, unused=split.unused)
-
-
 def _require_examples(spec: JobSpec, planned: Split, split: Split) -> None:
     for part in ("train", "validation", "test"):
         had, has = len(getattr(planned, part)), len(getattr(split, part))
@@ -306,10 +291,10 @@ def _require_examples(spec: JobSpec, planned: Split, split: Split) -> None:
 
 
 def _write_bad(folder: JobFolder, spec: JobSpec, bad: Sequence[BadRecord], *, total: int) -> None:
-    """Writes bad_records.json; raises TooManyBadRecords naming the first ones."""
-    share = len(bad) / total if total else 0.0
+    """Writes bad_records.json; raises TooManyBadRecords."""
+    path = folder.prepared / "bad_records.json"
     write_json(
-        folder.prepared / "bad_records.json",
+        path,
         {
             "count": len(bad),
             "total": total,
@@ -317,15 +302,7 @@ def _write_bad(folder: JobFolder, spec: JobSpec, bad: Sequence[BadRecord], *, to
             "records": [{"id": one.id, "reason": one.reason} for one in bad],
         },
     )
-    if share > spec.data.max_bad_share:
-        first = "; ".join(f"{one.id}: {one.reason}" for one in bad[:_SHOWN])
-        more = f"; and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
-        raise TooManyBadRecords(
-            f"{len(bad)} of {total} records of {spec.data.location} can't be used ({share:.1%}; data.max_bad_share "
-            f"allows {spec.data.max_bad_share:.1%}): {first}{more}",
-            hint=f"mend them (all are listed in {folder.prepared / 'bad_records.json'}) or raise data.max_bad_share",
-            count=str(len(bad)),
-        )
+    require_few(bad, total=total, data=spec.data, listed_in=str(path))
 
 
 def _examples_digest(examples: Sequence[Example]) -> str:

@@ -8,6 +8,7 @@ TensorFlow is imported inside the functions, after the environment is set.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import time
@@ -20,8 +21,8 @@ from finetune.jobs.folder import JobFolder, JobRequest, write_json
 from finetune.spec import TrainConfig
 from finetune.training.progress import Progress, Pulse, pulse_age
 from finetune.training.stop import Interrupted, StopSignal
-from zoo.atomic_file import storage_error
-from zoo.errors import Internal, Unavailable, ZooError
+from zoo.atomic_file import NoSpace, storage_error
+from zoo.errors import Internal, ResourceExhausted, Unavailable, ZooError
 
 if TYPE_CHECKING:
     from finetune.training.checkpoints import Checkpoints
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 DONE, FAILED, INTERRUPTED = 0, 1, 75
 _PREPARE_TIMEOUT = 600.0  # seconds that the Evaluator waits for prepared.json without a sign of the chief
+
+
+class OutOfMemory(ResourceExhausted):
+    """The machine or the accelerator has no memory left."""
 
 
 class NotPrepared(Unavailable):
@@ -85,6 +90,10 @@ def _as_zoo_error(error: Exception) -> ZooError:
         return error
     if isinstance(error, OSError) and error.errno is not None:
         return storage_error(error, "use", Path(error.filename or "a file"))
+    if os.strerror(errno.ENOSPC) in str(error):  # TensorFlow says it in words only, e.g. when it writes summaries
+        return NoSpace(f"the disk is full: {error}", hint="free some space, then run the same command: it resumes")
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return OutOfMemory(f"memory ran out: {error}", hint="lower train.batch_size")
     return Internal(f"{type(error).__name__}: {error}", hint="the traceback is in the role's log")
 
 

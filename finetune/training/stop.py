@@ -41,6 +41,6 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
-        if not self.deferred:
+        again, self.requested = self.requested, True
+        if not self.deferred and not again:  # a second SIGTERM must not tear what the first one set going
             raise Interrupted

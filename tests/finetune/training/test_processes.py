@@ -1,0 +1,100 @@
+"""Whole runs in real processes: to the end, killed at any moment, asked to stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from finetune.jobs.folder import JobFolder, read_json
+from finetune.training.evaluate import evaluate_version
+from finetune.training.publish import finish
+from tests.finetune.training.roles import Place, kill, log, until
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place.make(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(place: Place) -> JobFolder:
+    folder = place.job("unbroken")
+    assert place.run(folder) == (0, 0), log(folder, "chief")[-3000:] + log(folder, "evaluator")[-3000:]
+    return folder
+
+
+def head_bytes(folder: JobFolder) -> bytes:
+    return (folder.export / "head.safetensors").read_bytes()
+
+
+def evaluations(folder: JobFolder) -> dict[int, bytes]:
+    return {int(path.stem): path.read_bytes() for path in folder.evaluations.iterdir()}
+
+
+def test_a_run_leaves_everything_that_is_promised(place: Place, unbroken: JobFolder) -> None:
+    assert sorted(evaluations(unbroken)) == [100, 200, 300, 400]
+    progress = unbroken.read_progress()
+    assert progress is not None
+    assert (progress["phase"], progress["step"], progress["steps"]) == ("done", 400, 400)
+    assert unbroken.read_error() is None
+    events = EventAccumulator(str(unbroken.events_validation), size_guidance={"tensors": 0})
+    events.Reload()
+    assert [event.step for event in events.Tensors("loss")] == [100, 200, 300, 400]
+    losses = [(read_json(unbroken.evaluation_path(step)) or {})["metrics"]["loss"] for step in (100, 400)]
+    assert losses[1] < losses[0]
+
+
+def test_what_is_published_evaluates_as_it_did_in_training(
+    place: Place, unbroken: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+    result = finish(place.catalog, unbroken)
+    evaluated = evaluate_version(place.catalog, result["reference"], split="validation")
+    recorded = result["metrics"]["validation"]
+    assert evaluated["num_examples"] == result["num_examples"]["validation"]
+    assert set(evaluated["metrics"]) == set(recorded)
+    for name, value in evaluated["metrics"].items():
+        assert value == pytest.approx(recorded[name], rel=1e-4), name
+    whole = evaluate_version(place.catalog, "child", split="all", settings=["data.max_bad_share=0"])
+    assert whole["num_examples"] == 40
+
+
+def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: Place, unbroken: JobFolder) -> None:
+    folder = place.job("broken")
+    # kill -9 while training, between the first Checkpoint and the second. No Evaluator is needed to get there.
+    chief = place.start("chief", folder)
+    until(lambda: (folder.checkpoints / "100").exists(), chief)
+    kill(chief)
+
+    # SIGTERM while training on: a Checkpoint is saved, in time.
+    chief = place.start("chief", folder)
+    until(lambda: ((folder.read_progress() or {}).get("step") or 0) > 101, chief)
+    begin = time.monotonic()
+    chief.send_signal(signal.SIGTERM)
+    assert chief.wait(timeout=30) == 75, log(folder, "chief")[-3000:]
+    assert time.monotonic() - begin < 10
+    assert "resumed at step 100" in log(folder, "chief")
+    saved = max(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
+    assert saved > 100
+
+    assert place.run(folder) == (0, 0), log(folder, "chief")[-3000:]
+    assert f"resumed at step {saved}" in log(folder, "chief")
+    assert not list(folder.checkpoints.glob(".*")), "half-saved Checkpoints are left"
+    assert head_bytes(folder) == head_bytes(unbroken)
+    assert evaluations(folder) == evaluations(unbroken)
+
+
+def test_an_error_is_left_for_others_to_read(tmp_path: Path, place: Place) -> None:
+    folder = place.job("wrong", data={"location": f"flickr:{tmp_path / 'nowhere'}", "split": "hash:0.5,0.5"})
+    chief = place.start("chief", folder)
+    assert chief.wait(timeout=60) == 1
+    error = folder.read_error()
+    assert error is not None
+    assert error["code"] in ("NOT_FOUND", "INVALID_ARGUMENT")
+    assert "nowhere" in error["message"]
+    assert error["message"] in log(folder, "chief")
+    assert "Traceback" not in log(folder, "chief")
