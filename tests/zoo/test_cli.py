@@ -132,7 +132,7 @@ class TestExitCodes:
     def test_a_failure(self, run: Run, catalog: Catalog) -> None:
         code, out, err = run("show", "chld")
         assert (code, out) == (1, "")
-        assert err == "error: unknown model 'chld': did you mean child?\n  try: zoo list\n"
+        assert err == "error: unknown model 'chld': did you mean child?\n  hint: zoo list\n"
 
     def test_a_failure_for_scripts(self, run: Run, catalog: Catalog) -> None:
         code, out, err = run("show", "chld", "--format", "json")
@@ -145,7 +145,7 @@ class TestExitCodes:
         code, _, err = run("show", "chld", "--debug")
         assert code == 1
         assert "Traceback" in err
-        assert err.endswith("did you mean child?\n  try: zoo list\n")
+        assert err.endswith("did you mean child?\n  hint: zoo list\n")
 
     def test_a_fault_of_ours(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
         def fail(self: Catalog) -> None:
@@ -154,7 +154,7 @@ class TestExitCodes:
         monkeypatch.setattr(Catalog, "list", fail)
         code, out, err = run("list")
         assert (code, out) == (1, "")
-        assert err.startswith("error: unexpected ZeroDivisionError: division by zero\n  try: ")
+        assert err.startswith("error: unexpected ZeroDivisionError: division by zero\n  hint: ")
         assert "--debug" in err
 
     def test_interrupted(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +179,7 @@ class TestExitCodes:
         assert f"{tmp_path}/file is a file, not a directory" in err
         code, _, err = run("list", "--store", "/tmp/store")
         assert code == 1
-        assert "try: --store file:///tmp/store" in err
+        assert "hint: --store file:///tmp/store" in err
 
 
 class TestLook:
@@ -279,7 +279,7 @@ class TestThroughAServer:
             assert run(*args, "--server", address)[:2] == run(*args)[:2]
         monkeypatch.setenv("MODELZOO_SERVER", address)
         code, _, err = run("show", "chld")
-        assert (code, err) == (1, "error: unknown model 'chld': did you mean child?\n  try: zoo list\n")
+        assert (code, err) == (1, "error: unknown model 'chld': did you mean child?\n  hint: zoo list\n")
         # A flag wins over the environment: this store has nothing.
         code, out, _ = run("list", "--store", "memory://nothing", "--format", "json")
         assert (code, one_value(out)) == (0, [])

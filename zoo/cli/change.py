@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from zoo.cli.look import NameArgument, ReferenceArgument, print_version
 from zoo.cli.output import DebugOption, Format, FormatOption, StoreOption, print_json, say, say_next
 from zoo.cli.place import store_catalog
+
+if TYPE_CHECKING:
+    from zoo.importer import ImportResult
 
 
 def import_(
@@ -38,7 +41,6 @@ def import_(
     debug: DebugOption = False,
 ) -> None:
     """Import somebody else's checkpoint."""
-    from zoo.describe import describe
     from zoo.importer import import_checkpoint
 
     result = import_checkpoint(
@@ -55,9 +57,15 @@ def import_(
         allow_nan=allow_nan,
         again=again,
     )
+    _print_import(result, dry_run=dry_run, as_json=format is Format.JSON)
+
+
+def _print_import(result: ImportResult, *, dry_run: bool, as_json: bool) -> None:
+    from zoo.describe import describe
+
     report, published = result.report, result.published
     model = describe(published.version) if published else None
-    if format is Format.JSON:
+    if as_json:
         facts = {"existing": published.existing, "bytes_sent": published.bytes_sent} if published else {}
         notes = {"layout": result.layout, "notes": list(result.notes), "dry_run": dry_run}
         print_json((model or {}) | facts | notes | {"restore_report": report.to_dict()})
@@ -75,7 +83,7 @@ def import_(
         if published.existing:
             say("this already is the newest version; --again makes another")
         print_version(model)
-        say_next(f"finetune run --backbone {name} --head captioner --data DATA --name NAME")
+        say_next(f"finetune run --backbone {model['reference']} --head captioner --data DATA --name NAME")
     else:
         say("dry run: nothing was stored")
 

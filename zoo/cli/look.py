@@ -99,7 +99,6 @@ def print_version(model: dict[str, Any]) -> None:
     """The text of `zoo show` for a version in the form of `zoo.describe.describe`."""
     classes, lineage, spec = model["classes"], model["lineage"], model["input_spec"]
     source = lineage["source"]
-    fates = ", ".join(f"{count} {fate}" for fate, count in lineage["tensors"].items() if count)
     print_fields(
         [
             ("reference", f"{model['name']}@{model['version']}"),
@@ -119,8 +118,8 @@ def print_version(model: dict[str, Any]) -> None:
             ("parent", lineage["parent"]),
             ("job", lineage["job"]),
             ("source", f"{source['kind']}: {source['location']}" if source else None),
-            ("tensors", fates or None),
-            *((f"metrics {split}", _metrics(values)) for split, values in model["metrics"].items()),
+            ("tensors", _fates(lineage["tensors"]) or None),
+            *((f"metrics {split}", _metrics(values)) for split, values in sorted(model["metrics"].items())),
             ("created", model["created"]),
         ]
     )
@@ -130,8 +129,13 @@ def _first(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
+def _fates(counts: dict[str, int]) -> str:
+    """Sorted, as everything from an object is: the order of an object's keys doesn't survive a server."""
+    return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()) if count)
+
+
 def _metrics(values: dict[str, Any]) -> str:
-    numbers = {name: value for name, value in values.items() if isinstance(value, int | float)}
+    numbers = {name: value for name, value in sorted(values.items()) if isinstance(value, int | float)}
     return ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
 
 
@@ -191,8 +195,7 @@ def _lineage_row(version: ModelVersion) -> list[Any]:
     facts = _lineage(version)["lineage"]
     source = facts["source"]
     made_by = f"job {facts['job']}" if facts["job"] else f"import of {source['location']}" if source else None
-    fates = ", ".join(f"{count} {fate}" for fate, count in facts["tensors"].items() if count)
-    return [version.reference, version.manifest.architecture.name, made_by, fates]
+    return [version.reference, version.manifest.architecture.name, made_by, _fates(facts["tensors"])]
 
 
 def architectures(format: FormatOption = Format.TEXT, debug: DebugOption = False) -> None:

@@ -149,7 +149,7 @@ def _report(error: ZooError, cause: Exception, arguments: Sequence[str]) -> NoRe
     else:
         say(f"error: {error.message}")
         if error.hint:
-            say(f"  try: {error.hint}")
+            say(f"  hint: {error.hint}")
     sys.exit(1)
 
 
