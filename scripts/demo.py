@@ -179,7 +179,7 @@ def report(data: str, examples: Sequence[Any], captions: Sequence[str], paths: S
     for example, said in list(zip(examples, captions, strict=True))[:SHOWN]:
         print(f"{example.id}\n  says   {said}\n  truth  {example.captions[0]}")
     if data.startswith("scenes:"):
-        from finetune.data.scenes import scene_score
+        from finetune.data.scene_language import scene_score
 
         score = scene_score(list(captions), list(examples))
         shares = ", ".join(f"{name} {share:.3f}" for name, share in score.items())

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def import_(
-    kind: Annotated[str, typer.Argument(metavar="KIND", help="tfjs, safetensors or torch.", show_default=False)],
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="keras, safetensors, tfjs or torch.", show_default=False)],
     source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint.", show_default=False)],
     name: NameArgument,
     architecture: Annotated[

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import InvalidArgument
-from zoo.readers import safetensors_file, tfjs, torch_pickle
+from zoo.readers import keras_h5, safetensors_file, tfjs, torch_pickle
 from zoo.readers.checkpoint import ForeignCheckpoint
 
 READERS: dict[str, Callable[[Path], ForeignCheckpoint]] = {
+    "keras": keras_h5.read,
     "safetensors": safetensors_file.read,
     "tfjs": tfjs.read,
     "torch": torch_pickle.read,
