@@ -1,16 +1,17 @@
-"""What `run` and `submit` have in common: from flags and a spec file to a JobSpec."""
+"""What `run` and `submit` have in common: from flags and a spec file to a JobSpec.
+
+Its imports are inside: the command line is read, and `--help` printed, without pydantic and YAML.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from finetune.recipes import overlaid, resolve
-from finetune.spec import InvalidSpec, JobSpec, with_settings
+if TYPE_CHECKING:
+    from finetune.spec import JobSpec
 
 LOCAL_KINDS = ("flickr", "folder", "jsonl")  # kinds of DATA whose location is a path
 
@@ -31,6 +32,8 @@ class Request:
 
     def values(self) -> dict[str, Any]:
         """The spec file with the flags laid over it. Raises InvalidSpec."""
+        from finetune.recipes import overlaid
+
         flags: dict[str, Any] = {}
         for key, value in (("name", self.name), ("backbone", self.backbone), ("start_from", self.start_from)):
             if value is not None:
@@ -48,6 +51,9 @@ class Request:
 
         Raises InvalidSpec for what no server could run.
         """
+        from finetune.recipes import overlaid
+        from finetune.spec import with_settings
+
         for setting in self.settings:
             with_settings({}, [setting])  # a fault in the text is said before anything is sent
         return {
@@ -66,10 +72,16 @@ class Request:
 
     def job_spec(self) -> JobSpec:
         """The resolved spec for a run on this machine: paths in DATA become absolute, so any folder can resume it."""
+        from finetune.recipes import resolve
+
         return resolve(recipe=self.recipe, values=_absolute(self.values()), settings=list(self.settings))
 
 
 def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    from finetune.spec import InvalidSpec
+
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -82,6 +94,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _absolute(values: Mapping[str, Any]) -> dict[str, Any]:
+    from finetune.recipes import overlaid
+
     data = values.get("data")
     location = data.get("location") if isinstance(data, Mapping) else None
     if not isinstance(location, str):
