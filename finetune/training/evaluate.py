@@ -55,6 +55,7 @@ class SplitEvaluation:
         """
         metrics = self._means()
         metrics |= self._head.evaluate(self._features_ND, self._split.examples)
+        metrics.pop("num_examples", None)  # every result says it beside its metrics
         for warning in metrics.pop("warnings", ()):
             if warning not in self._warned:
                 self._warned.add(warning)

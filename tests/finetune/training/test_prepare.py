@@ -13,6 +13,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from finetune.data.queue import training_batches
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json
 from finetune.spec import InvalidSpec, JobSpec
 from finetune.training.bad_records import TooManyBadRecords
@@ -95,6 +96,26 @@ def test_the_vocabulary_comes_from_the_training_split_only(place: Place, tmp_pat
     train = prepared.splits["train"]
     assert len(train.table.image_index) == 12
     assert train.first_view().shape == (6, 160)
+
+
+def test_photos_with_one_caption_each_are_memorised_exactly(place: Place, tmp_path: Path, photos: Path) -> None:
+    """Whatever stands between a photo and its caption (split, bad records, features, order) keeps them together."""
+    write_captions(photos, [[f"{n}.jpg", f"a {colour} wall"] for n, colour in enumerate(COLOURS)])
+    (photos / "images" / "2.jpg").write_bytes(b"")
+    arguments = {"units": 32, "embedding": 32, "min_count": 1, "max_words": 5, "normalise_features": "standard"}
+    spec = plan(
+        photos,
+        head={"kind": "captioner", "arguments": arguments},
+        data={"split": "ordered:9,1", "max_bad_share": 0.1},
+        train={"steps": 400, "optimizer": {"learning_rate": 0.02, "schedule": "cosine"}},
+    )
+    folder, prepared = go(place, tmp_path, spec)
+    begun = start(place, folder, spec, prepared)
+    train = prepared.splits["train"]
+    batches = training_batches(table=train.table, features=train.features_NVD, batch_size=8, seed=1)
+    begun.trainer.run(iter(batches), 400)
+    said = [captions[0].text for captions in begun.head.captions(train.first_view())]  # type: ignore[attr-defined]
+    assert said == [f"a {colour} wall" for colour in COLOURS[:9] if colour != "blue"]
 
 
 def test_bad_records_are_dropped_counted_and_listed_up_to_a_share(place: Place, tmp_path: Path, photos: Path) -> None:
