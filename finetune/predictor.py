@@ -5,7 +5,7 @@ Takes encoded images. Gives captions, labels or feature vectors. Next: the comma
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +14,14 @@ import numpy as np
 from finetune.text.caption import Caption
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
+from zoo.input_spec import InputSpec
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Backbone
 
 MAX_BEAM = 20
 MAX_PIXELS = 50_000_000
+_CONSTANT_BELOW = 40 * 2**20  # bytes of backbone weights, see `_constant`
 _BATCH = 32  # images in memory at a time
 
 
@@ -65,21 +67,39 @@ class Predictor:
         version: what answers.
     """
 
-    def __init__(self, *, version: ModelVersion, backbone: Backbone, head: Any, max_pixels: int) -> None:
+    def __init__(
+        self,
+        *,
+        version: ModelVersion,
+        input_spec: InputSpec,
+        feature_vector: Callable[[np.ndarray], Any],
+        feature_dim: int,
+        head: Any,
+        max_pixels: int,
+    ) -> None:
         self.version = version
-        self._backbone = backbone
+        self._input_spec = input_spec
+        self._feature_vector = feature_vector
+        self._feature_dim = feature_dim
         self._head = head
         self._max_pixels = max_pixels
 
     @classmethod
     def load(
-        cls, catalog: Catalog, reference: str | ModelVersion, *, head: str | None = None, max_pixels: int = MAX_PIXELS
+        cls,
+        catalog: Catalog,
+        reference: str | ModelVersion,
+        *,
+        head: str | None = None,
+        max_pixels: int = MAX_PIXELS,
+        resident: bool = False,
     ) -> Predictor:
         """Reads, builds and restores a version; its head too where it has one.
 
         Args:
             head: the kind of head that will be asked; a version without it is refused before anything is built.
             max_pixels: larger images are refused by their header.
+            resident: it will answer many calls, so that a second spent on a faster graph comes back.
         Raises:
             NotFound, WrongHead, NoBackbone, IncompleteRestore, DataLoss.
         """
@@ -91,12 +111,19 @@ class Predictor:
 
         backbone = Backbone.from_version(catalog, version)
         layer = load_head(catalog, version, backbone.feature_dim) if version.manifest.head else None
-        return cls(version=version, backbone=backbone, head=layer, max_pixels=max_pixels)
+        return cls(
+            version=version,
+            input_spec=backbone.input_spec,
+            feature_vector=_constant(backbone) if resident and _small(version) else backbone.feature_vector,
+            feature_dim=backbone.feature_dim,
+            head=layer,
+            max_pixels=max_pixels,
+        )
 
     def warm_up(self) -> None:
         """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it."""
-        spec = self._backbone.input_spec
-        feature_BD = np.asarray(self._backbone.feature_vector(np.zeros((1, spec.height, spec.width, 3), np.float32)))
+        spec = self._input_spec
+        feature_BD = np.asarray(self._feature_vector(np.zeros((1, spec.height, spec.width, 3), np.float32)))
         kind = self.version.manifest.head.kind if self.version.manifest.head else None
         if kind == "captioner":
             self._head.captions(feature_BD)
@@ -145,19 +172,45 @@ class Predictor:
         return self._features(images)
 
     def _features(self, images: Sequence[bytes]) -> np.ndarray:
-        feature_ND = np.zeros((len(images), self._backbone.feature_dim), np.float32)
+        feature_ND = np.zeros((len(images), self._feature_dim), np.float32)
         for start in range(0, len(images), _BATCH):
             some = images[start : start + _BATCH]
             image_BHWC = np.stack([self._preprocessed(data, start + place) for place, data in enumerate(some)])
-            feature_ND[start : start + len(some)] = np.asarray(self._backbone.feature_vector(image_BHWC))
+            feature_ND[start : start + len(some)] = np.asarray(self._feature_vector(image_BHWC))
         return feature_ND
 
     def _preprocessed(self, data: bytes, place: int) -> np.ndarray:
         from finetune.data.preprocess import UnreadableImage, preprocess
 
         try:
-            return preprocess(data, self._backbone.input_spec, max_pixels=self._max_pixels)
+            return preprocess(data, self._input_spec, max_pixels=self._max_pixels)
         except UnreadableImage as error:
             raise UnreadableImage(
                 f"image {place + 1}: {error.message}", hint=error.hint, **error.details, image=str(place)
             ) from None
+
+
+def _small(version: ModelVersion) -> bool:
+    component = version.manifest.component("backbone")
+    return component is not None and component.bytes < _CONSTANT_BELOW
+
+
+def _constant(backbone: Backbone) -> Callable[[np.ndarray], Any]:
+    """The backbone's feature vector with its weights as constants of the graph.
+
+    Only then does Grappler fold batch normalisation into the convolutions and fuse the activation: EfficientNet-Lite0
+    took 7.0 ms an image instead of 10.3 on two cores, within 1e-6. Inception v3, whose time goes into its convolutions,
+    gained nothing and took 3 s longer to load.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+    spec = backbone.input_spec
+    signature = [tf.TensorSpec([None, spec.height, spec.width, 3], tf.float32, name="image_BHWC")]
+    traced = tf.function(backbone.feature_vector, input_signature=signature).get_concrete_function()
+    constant = convert_variables_to_constants_v2(traced)
+
+    def feature_vector(image_BHWC: np.ndarray) -> Any:
+        return constant(tf.constant(image_BHWC))[0]
+
+    return feature_vector

@@ -146,7 +146,7 @@ def _load(store: str, reference: str, max_pixels: int) -> Predictor:
 
     tf.config.threading.set_intra_op_parallelism_threads(_THREADS)
     tf.config.threading.set_inter_op_parallelism_threads(1)
-    predictor = Predictor.load(open_catalog(store), reference, max_pixels=max_pixels)
+    predictor = Predictor.load(open_catalog(store), reference, max_pixels=max_pixels, resident=True)
     predictor.warm_up()
     return predictor
 
@@ -168,7 +168,10 @@ def main(arguments: list[str] | None = None) -> int:
         _say({"error": error.to_dict()})
         return 1
     except Exception as error:  # whoever waits for the line must get one
-        _say({"error": Internal(f"{options.reference} cannot be loaded: {error!r}").to_dict()})
+        first_line = (str(error).splitlines() or [""])[0][:300]
+        fault = Internal(f"{options.reference} cannot be loaded: {type(error).__name__}: {first_line}")
+        fault.hint = "the traceback is in the server's log"
+        _say({"error": fault.to_dict()})
         raise
     asyncio.run(_serve(predictor, options.socket, options.max_message_bytes))
     return 0

@@ -129,6 +129,9 @@ def test_embeddings_are_the_backbones_feature_vectors(zoo: Zoo) -> None:
     predictor = Predictor.load(zoo.catalog, "tiny")
     predictor.warm_up()
     np.testing.assert_allclose(predictor.embed(PHOTOS), features(zoo, PHOTOS), rtol=1e-4, atol=1e-5)
+    resident = Predictor.load(zoo.catalog, "tiny", resident=True)
+    resident.warm_up()
+    np.testing.assert_allclose(resident.embed(PHOTOS), predictor.embed(PHOTOS), rtol=1e-4, atol=1e-5)
     many = [PHOTOS[0]] * 33  # more than are held in memory at a time
     assert predictor.embed(many).shape == (33, TINY_FEATURE_DIM)
     assert predictor.embed([]).shape == (0, TINY_FEATURE_DIM)
