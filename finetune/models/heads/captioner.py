@@ -37,13 +37,15 @@ class CaptionerArguments(BaseModel):
 
     embedding: Annotated[int, Field(ge=1)] = 256  # size of word and image embeddings
     units: Annotated[int, Field(ge=1)] = 256  # size of the LSTM's state
-    normalise_features: Literal["none", "l2", "standard"] = "none"  # of each feature vector by itself
-    feature_dropout: _Share = 0.0  # the next four act in training only
-    embedding_dropout: _Share = 0.0  # on the LSTM's inputs, image and words
-    output_dropout: _Share = 0.0  # on the LSTM's outputs
+    normalise_features: Literal["none", "l2", "standard"] = "standard"  # of each feature vector by itself
+    feature_dropout: _Share = 0.0  # this and the next five act in training only
+    embedding_dropout: _Share = 0.3  # on the LSTM's inputs, image and words
+    output_dropout: _Share = 0.3  # on the LSTM's outputs
     word_dropout: _Share = 0.0  # share of input words that the LSTM sees as <unk>
     label_smoothing: _Share = 0.0
-    word_bag: Annotated[float, Field(ge=0)] = 0.0  # weight of a second loss: the image embedding predicts the words
+    # Weight of a second loss: the image embedding alone predicts the caption's words, in any order. Without it the
+    # decoder learns to do without the image first: after 800 steps on flickr1k, one caption served eight photos.
+    word_bag: Annotated[float, Field(ge=0)] = 0.5
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
     max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption, in training and when captioning
     beam_size: Annotated[int, Field(ge=1, le=64)] = 3

@@ -6,7 +6,10 @@ Takes feature vectors of a backbone, and in training target rows. Gives losses, 
     feature vector ── image_embedding ──▶ LSTM step 0          (its output predicts nothing)
     <s>, word 1, … ── word_embedding ───▶ LSTM steps 1, 2, …  ── output ──▶ word 1, word 2, …, </s>
 
-Training and beam search share `_input_gates`, `_recur` and `_logits`; only the loop round them differs.
+    in training also: the image's embedding ── word_bag ──▶ the caption's words, in any order
+
+Training and beam search share `input_gates`, `recur` and `logits`; only the loop round them differs. Captions don't
+need `word_bag`; it is published with the rest, so that training can go on from a version as it was.
 """
 
 from __future__ import annotations

@@ -146,6 +146,9 @@ def test_variables_have_stable_names() -> None:
         "output/bias": (size,),
     }
     assert len(layer.trainable_variables) == len(layer.weights)
+    with_bag, _, _, _ = make(CAPTIONS, word_bag=0.5)
+    more = {variable.path.removeprefix("captioner/") for variable in with_bag.weights} - set(names)
+    assert more == {"word_bag/kernel", "word_bag/bias"}
 
 
 def test_the_seed_decides_the_fresh_weights() -> None:

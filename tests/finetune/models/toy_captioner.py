@@ -35,8 +35,9 @@ def make(
     captions: Sequence[Sequence[str] | str], *, seed: int = 3, **arguments: Any
 ) -> tuple[CaptionerLayer, TargetTable, Assets, CaptionerArguments]:
     """An untrained captioner that has learnt its vocabulary from these captions, and their target rows."""
-    small = {"embedding": 16, "units": 24, "min_count": 1, "max_words": 10} | arguments
-    wanted = CaptionerArguments(**small)
+    small = {"embedding": 16, "units": 24, "min_count": 1, "max_words": 10, "normalise_features": "none"}
+    exact = {"embedding_dropout": 0.0, "output_dropout": 0.0, "word_bag": 0.0}
+    wanted = CaptionerArguments(**(small | exact | arguments))
     examples = examples_of(captions)
     assets = CAPTIONER.learn_assets(examples, wanted)
     layer = CAPTIONER.build(arguments=wanted, feature_dim=FEATURE_DIM, assets=assets, seed=seed)
