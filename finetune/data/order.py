@@ -18,7 +18,7 @@ import numpy as np
 from zoo.errors import InvalidArgument, OutOfRange
 
 ROUNDS = 8  # even, so that the halves are back in their places
-_MIN_BITS = 5  # below that the network has too few permutations to be fair to sets of two or three
+_MIN_BITS = 6  # below that the network has too few permutations to be fair to sets of two or three
 _BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
 _WHOLE_EPOCH = 1 << 16  # sets up to this size are permuted an epoch at a time, and remembered
 GOLDEN, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's constants

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from finetune.data.source import Example
 from zoo.errors import InvalidArgument
 
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
+COLOURS = ("red", "green", "blue", "yellow")
 SHAPES = ("circle", "square", "triangle", "cross")
 OPPOSITES = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 _WORDS = {"over": "above", "on top of": "above", "under": "below", "beneath": "below", "underneath": "below"}

@@ -28,14 +28,12 @@ RGB = {
     "green": (20, 165, 55),
     "blue": (25, 70, 225),
     "yellow": (250, 215, 0),
-    "purple": (150, 30, 175),
-    "orange": (255, 130, 0),
-}
+}  # far apart: with six colours a linear probe of EfficientNet-Lite0 features told 56 % of held-out scenes, not 73 %
 # (first, second): what lies behind the left or upper object and what behind the other. A pooled feature vector keeps
 # what stands before what, and loses where; these say where. Sky over ground, a light wall beside a dark one.
 BACKGROUNDS = {
-    "above": (((205, 232, 255), (118, 92, 66)), ((226, 240, 250), (96, 80, 72)), ((190, 222, 244), (134, 108, 82))),
-    "left of": (((250, 248, 240), (62, 66, 74)), ((240, 242, 246), (78, 74, 70)), ((255, 244, 230), (50, 58, 66))),
+    "above": (((170, 215, 250), (78, 56, 36)), ((190, 226, 250), (70, 56, 48)), ((160, 206, 240), (88, 66, 42))),
+    "left of": (((255, 253, 248), (36, 38, 44)), ((248, 250, 254), (46, 44, 40)), ((255, 250, 238), (30, 36, 42))),
 }
 OPTIONS = {"count": (1200, 10, 1_000_000), "seed": (7, 0, 2**63), "size": (160, 32, 1024)}  # default, least, most
 HELD_OUT = {"validation": 0.1, "test": 0.1}  # shares of the combinations
