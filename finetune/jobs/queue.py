@@ -107,7 +107,8 @@ class JobQueue:
 
     def create(self, spec: JobSpec, *, again: bool = False, scheduled: bool = False) -> Job:
         """A new job in QUEUED. Raises NameBusy while the model has an unfinished one."""
-        now = self._now()
+        # Whole microseconds, which a Job's `created` keeps: paging compares it with the stored number.
+        now = _moment(self._now()).timestamp()
         job_id = f"{_moment(now):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
         row = {
             "id": job_id,

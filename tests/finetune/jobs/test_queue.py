@@ -256,3 +256,15 @@ def test_what_is_no_queue_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.sqlite").write_text("this is not a database, but it is long enough to look like one" * 20)
     with pytest.raises(QueueUnavailable, match="not a database"):
         JobQueue(f"sqlite:///{tmp_path}/text.sqlite")
+
+
+def test_pages_end_whatever_the_clock_says_below_a_microsecond(queue: JobQueue, clock: Clock) -> None:
+    """`created` was once stored finer than a Job shows it, so the last row of a page came again, for ever."""
+    for number in range(5):
+        clock.seconds = 1_790_000_000 + number + 6e-7  # a datetime rounds this up
+        queue.create(make_spec(f"model-{number}"))
+    found: list[Job] = []
+    for _ in range(6):
+        page = queue.list(limit=1, before=(found[-1].created, found[-1].id) if found else None)
+        found += page
+    assert [job.name for job in found] == [f"model-{number}" for number in (4, 3, 2, 1, 0)]
