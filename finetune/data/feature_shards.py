@@ -28,8 +28,12 @@ _SECONDS = 15.0  # or after this long, so that a kill loses little
 _STALE = 24 * 3600.0  # seconds after which an unfinished file belongs to nobody
 
 
-def record_dtype(dim: int) -> np.dtype[Any]:
-    return np.dtype([("digest", "u1", (32,)), ("feature", "<f4", (dim,))])
+def num_records(file: Path) -> int:
+    """How many vectors a shard holds; 0 for a damaged one, which the next job that opens it removes."""
+    try:
+        return len(np.lib.format.open_memmap(file, mode="r"))
+    except ValueError:
+        return 0
 
 
 class ShardFolder:
@@ -38,7 +42,7 @@ class ShardFolder:
     def __init__(self, path: Path, *, dim: int, key: Mapping[str, Any]) -> None:
         """`key` says what the vectors are; it is written beside them as key.json."""
         self.path = path
-        self._dtype = record_dtype(dim)
+        self._dtype = np.dtype([("digest", "u1", (32,)), ("feature", "<f4", (dim,))])
         self._key = key
         self._waiting: list[tuple[bytes, np.ndarray]] = []
         self._last_write = time.monotonic()

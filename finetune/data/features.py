@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from finetune.data.feature_shards import ShardFolder, record_dtype
+from finetune.data.feature_shards import ShardFolder, num_records
 from finetune.data.image_header import UnreadableImage
 from finetune.data.preprocess import PREPROCESS_VERSION, load_views, normalise
 from finetune.data.source import BadRecord, ExampleSource
@@ -159,10 +159,15 @@ class FeatureCache:
         entries = []
         for key_file in sorted(self.root.glob("*/key.json")):
             key = json.loads(key_file.read_bytes())
-            sizes = [file.stat().st_size for file in key_file.parent.glob("*.npy")]
-            vectors = sum(sizes) // record_dtype(key["feature_dim"]).itemsize  # the files' headers are far smaller
+            shards = list(key_file.parent.glob("*.npy"))
             entries.append(
-                CacheEntry(backbone=key["backbone"], view=key["view"], vectors=vectors, bytes=sum(sizes), key=key)
+                CacheEntry(
+                    backbone=key["backbone"],
+                    view=key["view"],
+                    vectors=sum(num_records(file) for file in shards),
+                    bytes=sum(file.stat().st_size for file in shards),
+                    key=key,
+                )
             )
         return sorted(entries, key=lambda entry: (entry.backbone, entry.view))
 

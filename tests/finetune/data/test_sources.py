@@ -256,7 +256,7 @@ def test_real_photos(shared: Path) -> None:
     assert len(source.examples) == 900
     assert {len(example.captions) for example in source.examples} == {5}
     assert not source.bad_records
-    assert scan(source, range(900), 40_000) == []
+    assert scan(source, range(900), 250_000) == []
 
 
 def test_real_stamps(shared: Path) -> None:
