@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.sources import default_split
 from finetune.models.heads import head_kind
 from finetune.spec import InvalidSpec, JobSpec, checked, with_settings
 
@@ -95,7 +96,7 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
     Raises:
         InvalidSpec: an unknown recipe or key, a value out of range, a recipe for another head.
     """
-    asked = with_settings(values, settings)
+    asked = _with_split(with_settings(values, settings))
     head = asked.get("head")
     kind = head.get("kind") if isinstance(head, dict) else None
     name = recipe or asked.get("recipe") or DEFAULT_RECIPES.get(str(kind))
@@ -107,6 +108,14 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
         raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {fitting}")
     planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
     return _checked(JobSpec.parse(overlaid(planned, asked)))
+
+
+def _with_split(asked: dict[str, Any]) -> dict[str, Any]:
+    """`data.split` of DATA that says by itself what is held out, where nothing else was asked."""
+    data = asked.get("data")
+    if not isinstance(data, dict) or "split" in data or not isinstance(data.get("location"), str):
+        return asked
+    return overlaid(asked, {"data": {"split": default_split(data["location"])}})
 
 
 def _checked(spec: JobSpec) -> JobSpec:

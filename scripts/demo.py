@@ -134,23 +134,20 @@ def as_server_data(data: str, config: Path) -> str:
     return f"{kind}:demo"
 
 
-def held_out(job: dict[str, Any], data: str, folder: Path) -> tuple[list[Path], list[Any]]:
-    """Image files and examples that training never saw: the first of the test split, or of validation."""
+def held_out(job: dict[str, Any], data: str, store: Path, folder: Path) -> tuple[list[Path], list[Any]]:
+    """Image files and examples that training never saw: the job's own test split, or its validation split."""
     from finetune.data.sources import open_source
-    from finetune.data.splits import split_examples
 
+    split = json.loads((store / "jobs" / job["id"] / "prepared" / "split.json").read_text())
+    ids = split["test"] or split["validation"]
     source = open_source(data)
-    spec = job["spec"]
-    split = split_examples(source.examples, spec["data"]["split"], seed=spec["train"]["seed"])
+    places = {example.id: index for index, example in enumerate(source.examples)}
     folder.mkdir(parents=True, exist_ok=True)
-    paths, examples = [], []
-    for index in split.test or split.validation:
-        example = source.examples[index]
-        path = folder / Path(example.id).name
-        path.write_bytes(source.read(index))
-        paths.append(path)
-        examples.append(example)
-    return paths, examples
+    paths = []
+    for name in ids:
+        paths.append(folder / Path(name).name)
+        paths[-1].write_bytes(source.read(places[name]))
+    return paths, [source.examples[places[name]] for name in ids]
 
 
 def train(server: Server, weights: Weights, data: str, settings: Sequence[str]) -> str:
@@ -225,7 +222,7 @@ def main() -> None:
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
             server = stack.enter_context(serving(store, config))
-        paths, examples = held_out(job, options.data, out / "held-out")
+        paths, examples = held_out(job, options.data, out / "store", out / "held-out")
         captions = caption(server, paths)
     report(options.data, examples, captions, paths, out)
     metrics = job["result"]["metrics"].get("validation", {})

@@ -52,3 +52,12 @@ def test_unknown_head_arguments_are_refused_before_anything_runs() -> None:
 def test_head_arguments_out_of_range_are_refused() -> None:
     with pytest.raises(InvalidSpec, match=r"head\.arguments\.units"):
         resolve(recipe="captioner", values=VALUES, settings=["head.arguments.units=0"])
+
+
+def test_data_that_holds_examples_out_by_itself_says_so_in_the_spec() -> None:
+    head = {"head": {"kind": "captioner"}}
+    assert resolve(recipe=None, values=VALUES | head, settings=[]).data.split == "source"
+    asked = resolve(recipe=None, values=VALUES | head, settings=["data.split=hash:0.9,0.1"])
+    assert asked.data.split == "hash:0.9,0.1"
+    photos = VALUES | head | {"data": {"location": "flickr:photos"}}
+    assert resolve(recipe=None, values=photos, settings=[]).data.split == "hash:0.8,0.1,0.1"
