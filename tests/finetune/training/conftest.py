@@ -21,6 +21,16 @@ from finetune.training.trainer import Trainer
 COLOURS = ("red", "green", "blue", "grey")
 SHAPES = ("square", "circle", "star")
 DIM = 12
+# The recipe's defaults may change; what is tested here must not change with them.
+PLAIN: dict[str, Any] = {
+    "normalise_features": "standard",
+    "feature_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "output_dropout": 0.0,
+    "word_dropout": 0.0,
+    "label_smoothing": 0.0,
+    "word_bag": 0.0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,7 @@ def captioner_task() -> Callable[..., Task]:
 
 def _task(**arguments: Any) -> Task:
     kind = head_kind("captioner")
-    settings = {"embedding": 16, "units": 16, "min_count": 1, "max_words": 6, **arguments}
+    settings = {**PLAIN, "embedding": 16, "units": 16, "min_count": 1, "max_words": 6, **arguments}
     parsed = kind.Arguments.model_validate(settings)
     random = np.random.default_rng(0)
     colour_C, shape_S = random.standard_normal((4, DIM)), random.standard_normal((3, DIM))

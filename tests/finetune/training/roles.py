@@ -75,7 +75,7 @@ class Place:
 def spec(**changes: Any) -> JobSpec:
     """A run of a few seconds. Dropout and averages are on, so that forgetting their state would show."""
     train = {
-        "steps": 400,
+        "steps": 400,  # a kill must find it in the middle
         "evaluate_every": 100,
         "keep_checkpoints": 2,
         "batch_size": 8,

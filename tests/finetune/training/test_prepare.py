@@ -22,6 +22,7 @@ from finetune.training.initialise import Start, initialise
 from finetune.training.prepare import DataChanged, EmptySplit, Prepared, UnfitStart, load_prepared, prepare
 from finetune.training.publish import Initial, RunFacts, export_child, finish, tensor_digests
 from finetune.training.weights import as_arrays, head_weights
+from tests.finetune.training.conftest import PLAIN
 from tests.finetune.training.roles import Place
 from tests.tiny import tiny_backbone_version
 from zoo.catalog import ModelVersion
@@ -102,7 +103,7 @@ def test_photos_with_one_caption_each_are_memorised_exactly(place: Place, tmp_pa
     """Whatever stands between a photo and its caption (split, bad records, features, order) keeps them together."""
     write_captions(photos, [[f"{n}.jpg", f"a {colour} wall"] for n, colour in enumerate(COLOURS)])
     (photos / "images" / "2.jpg").write_bytes(b"")
-    arguments = {"units": 32, "embedding": 32, "min_count": 1, "max_words": 5, "normalise_features": "standard"}
+    arguments = {**PLAIN, "units": 32, "embedding": 32, "min_count": 1, "max_words": 5}
     spec = plan(
         photos,
         head={"kind": "captioner", "arguments": arguments},
