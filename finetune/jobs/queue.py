@@ -57,7 +57,8 @@ class JobQueue:
         self.url = url
         self._engine = open_engine(url)
         self._writes = self._engine.execution_options(writes=True)
-        self._now = now
+        # Whole microseconds, as datetime has them: a page begins after a moment that went through a datetime.
+        self._now = lambda: round(now(), 6)
 
     def close(self) -> None:
         self._engine.dispose()
