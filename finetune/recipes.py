@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.data.sources import default_split
-from finetune.models.heads import head_kind
-from finetune.spec import InvalidSpec, JobSpec, checked, with_settings
+from finetune.models.heads import head_arguments
+from finetune.spec import InvalidSpec, JobSpec, with_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +120,7 @@ def _with_split(asked: dict[str, Any]) -> dict[str, Any]:
 
 def _checked(spec: JobSpec) -> JobSpec:
     """The spec, its head's arguments checked by the head's own model. Raises InvalidSpec."""
-    checked(head_kind(spec.head.kind).Arguments, spec.head.arguments, path=("head", "arguments"))
+    head_arguments(spec.head)
     return spec
 
 

@@ -15,8 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
-
 from finetune.data.features import FeatureArray, FeatureBackbone, FeatureCache
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord, Example, ExampleSource
@@ -24,10 +22,10 @@ from finetune.data.sources import open_source
 from finetune.data.splits import Split, split_examples
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import Backbone
-from finetune.models.heads import head_kind
+from finetune.models.heads import head_arguments, head_kind
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
 from finetune.models.task_model import stored_assets
-from finetune.spec import InvalidSpec, JobSpec
+from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
 from finetune.training.split_data import SplitData
@@ -71,18 +69,6 @@ class Prepared:
         return self.kind.build(arguments=self.arguments, feature_dim=self.feature_dim, assets=self.assets, seed=seed)
 
 
-def head_arguments(spec: JobSpec) -> Any:
-    """The head's own Arguments. Raises UnknownHead; InvalidSpec naming every fault with its path."""
-    try:
-        return head_kind(spec.head.kind).Arguments.model_validate(spec.head.arguments)
-    except ValidationError as error:
-        faults = [
-            f"head.arguments.{'.'.join(map(str, fault['loc']))}: {fault['msg']}, got {fault.get('input')!r}"
-            for fault in error.errors()
-        ]
-        raise InvalidSpec("the spec cannot be run: " + "; ".join(faults)) from None
-
-
 def prepare(
     folder: JobFolder, spec: JobSpec, catalog: Catalog, *, on_progress: Callable[[str, int, int], None]
 ) -> Prepared:
@@ -96,7 +82,7 @@ def prepare(
     if folder.prepared_path.exists():
         return load_prepared(folder, spec, catalog, on_progress=on_progress)
     began = time.monotonic()
-    kind, arguments = head_kind(spec.head.kind), head_arguments(spec)
+    kind, arguments = head_kind(spec.head.kind), head_arguments(spec.head)
     parent = catalog.get(spec.backbone)
     start = None if spec.start_from is None else catalog.get(spec.start_from)
     if start is not None:
@@ -234,7 +220,7 @@ def _joined(
     split: Split,
     features: dict[str, FeatureArray],
 ) -> Prepared:
-    kind, arguments = head_kind(spec.head.kind), head_arguments(spec)
+    kind, arguments = head_kind(spec.head.kind), head_arguments(spec.head)
 
     def joined(name: str) -> SplitData:
         examples = tuple(source.examples[index] for index in getattr(split, name))

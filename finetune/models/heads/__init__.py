@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import BaseModel
+
 from finetune.models.heads.head import HeadKind
+from finetune.spec import HeadConfig, checked
 from zoo.errors import InvalidArgument
 
 
@@ -32,3 +35,8 @@ def head_kind(kind: str) -> HeadKind:
     if kind not in HEADS:
         raise UnknownHead(f"no head {kind!r}; there are {', '.join(sorted(HEADS))}", kind=kind[:200])
     return HEADS[kind]()
+
+
+def head_arguments(head: HeadConfig) -> BaseModel:
+    """The arguments as the head's own `Arguments`. Raises UnknownHead; InvalidSpec naming every fault with its path."""
+    return checked(head_kind(head.kind).Arguments, head.arguments, path=("head", "arguments"))
