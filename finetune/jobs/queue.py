@@ -57,8 +57,7 @@ class JobQueue:
         self.url = url
         self._engine = open_engine(url)
         self._writes = self._engine.execution_options(writes=True)
-        # Whole microseconds, as datetime has them: a page begins after a moment that went through a datetime.
-        self._now = lambda: round(now(), 6)
+        self._now = now
 
     def close(self) -> None:
         self._engine.dispose()
