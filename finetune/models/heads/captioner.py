@@ -35,8 +35,8 @@ class CaptionerArguments(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    embedding: Annotated[int, Field(ge=1)] = 256  # size of word and image embeddings
-    units: Annotated[int, Field(ge=1)] = 256  # size of the LSTM's state
+    embedding: Annotated[int, Field(ge=1)] = 384  # size of word and image embeddings
+    units: Annotated[int, Field(ge=1)] = 512  # size of the LSTM's state
     normalise_features: Literal["none", "l2", "standard"] = "standard"  # of each feature vector by itself
     feature_dropout: _Share = 0.0  # this and the next five act in training only
     embedding_dropout: _Share = 0.3  # on the LSTM's inputs, image and words
