@@ -277,8 +277,9 @@ class CaptionerLayer(keras.layers.Layer):
 
         Returns:
             `caption_metrics` plus `perplexity` (a word, end token included, under teacher forcing; a word outside the
-            vocabulary counts as <unk>), `distinct_captions` and `finished_captions` (shares), `words_per_caption`, and
-            `warnings`, a list of sentences.
+            vocabulary counts as <unk>), `distinct_captions` and `finished_captions` (shares), and `bleu_cider`, the
+            geometric mean of `bleu_4` and `cider`: to choose the best step by, since either alone leaps about on a
+            hundred photos and the loss is at its best long before the captions are.
         """
         if len(features) != len(examples):
             raise InvalidArgument(f"got features of {len(features)} images for {len(examples)} examples")
@@ -286,6 +287,7 @@ class CaptionerLayer(keras.layers.Layer):
         texts = [caption.text for caption in captions]
         metrics: dict[str, Any] = caption_metrics(texts, [list(example.captions) for example in examples])
         distinct = len(set(texts)) / len(texts)
+        metrics["bleu_cider"] = math.sqrt(metrics["bleu_4"] * metrics["cider"])
         metrics["perplexity"] = self._perplexity(features, examples)
         metrics["distinct_captions"] = distinct
         metrics["finished_captions"] = sum(caption.finished for caption in captions) / len(captions)

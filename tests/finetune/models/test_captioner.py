@@ -279,6 +279,7 @@ def test_eight_photos_are_memorised_exactly() -> None:
     assert metrics["cider"] == pytest.approx(10.0, abs=2.5)
     assert metrics["perplexity"] < 1.05
     assert metrics["distinct_captions"] == 1.0
+    assert metrics["bleu_cider"] ** 2 == pytest.approx(metrics["bleu_4"] * metrics["cider"])
 
 
 def test_one_trace_serves_captions_of_all_lengths() -> None:
