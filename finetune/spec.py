@@ -127,6 +127,8 @@ def checked(model: type[_Model], value: Mapping[str, Any], *, path: tuple[str, .
 
 def _fault(model: type[BaseModel], entry: Any, path: tuple[str, ...]) -> str:
     where = ".".join(str(part) for part in (*path, *entry["loc"]))
+    if entry["type"] == "missing":
+        return f"{where}: required, not given"
     if entry["type"] != "extra_forbidden":
         return f"{where}: {entry['msg']}, got {entry.get('input')!r}"
     parent: Any = model

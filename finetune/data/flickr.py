@@ -15,6 +15,7 @@ from pathlib import Path
 
 from finetune.data.files import MalformedData, NoData, existing_folder, read_image, utf8_lines
 from finetune.data.source import BadRecord, Example
+from finetune.text.tokenizer import tokenize
 
 CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt")
 IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")  # the first of the old names is no slip
@@ -47,8 +48,8 @@ class FlickrSource:
         folder = _first(root, IMAGE_FOLDERS, "image folder", Path.is_dir)
         names, hidden = _listed(folder)
         bad: list[BadRecord] = []
-        captions = _collect(_records(path, bad), names, bad)
-        mentioned = captions.keys() | {record.id for record in bad}
+        captions, wordless = _collect(_records(path, bad), path.name, names, bad)
+        mentioned = captions.keys() | wordless | {record.id for record in bad}
         bad += [BadRecord(id=name, reason=f"no caption in {path.name}") for name in sorted(names - mentioned)]
         examples = tuple(Example(id=name, captions=tuple(captions[name])) for name in sorted(captions))
         notes = (f"{hidden} hidden files in {folder.name}/ ignored",) if hidden else ()
@@ -154,21 +155,33 @@ def _quoted(caption: str, lines: Sequence[str], after: int) -> tuple[str | None,
     return None, 0
 
 
-def _collect(records: Sequence[_Record], names: set[str], bad: list[BadRecord]) -> dict[str, list[str]]:
-    """Captions by photo, in the file's order; what cannot be used goes to `bad`, a missing photo once."""
+def _collect(
+    records: Sequence[_Record], file: str, names: set[str], bad: list[BadRecord]
+) -> tuple[dict[str, list[str]], set[str]]:
+    """Captions by photo, in the file's order, and the photos with a caption that says nothing.
+
+    What cannot be used goes to `bad`: a missing photo once, a caption without words by its line, so that the photo
+    keeps its other captions.
+    """
     composed = {unicodedata.normalize("NFC", name): name for name in names}  # macOS archives decompose accents
     captions: dict[str, list[str]] = {}
     missing: dict[str, list[int]] = {}
+    wordless: set[str] = set()
     for record in records:
         name = record.image if record.image in names else composed.get(unicodedata.normalize("NFC", record.image))
         if name is None:
             missing.setdefault(record.image, []).append(record.line)
-        elif not record.caption.strip():
-            bad.append(BadRecord(id=name, reason=f"line {record.line}: the caption is empty"))
+        elif not tokenize(record.caption):
+            what = "has no word" if record.caption.strip() else "is empty"
+            bad.append(BadRecord(id=f"{file}:{record.line}", reason=f"the caption of {name} {what}"))
+            wordless.add(name)
         else:
             captions.setdefault(name, []).append(record.caption.strip(" \t"))
-    bad += [
-        BadRecord(id=image, reason=f"the image is missing; line {at[0]} and {len(at) - 1} more describe it")
-        for image, at in missing.items()
-    ]
-    return captions
+    bad += [BadRecord(id=image, reason=f"the image is missing; {_lines(at)}") for image, at in missing.items()]
+    return captions, wordless
+
+
+def _lines(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"line {numbers[0]} describes it"
+    return f"line {numbers[0]} and {len(numbers) - 1} more describe it"

@@ -14,6 +14,7 @@ from typing import Any
 
 from finetune.data.files import NoData, read_image, utf8_lines
 from finetune.data.source import BadRecord, Example
+from finetune.text.tokenizer import tokenize
 from zoo.errors import InvalidArgument
 
 _KEYS = {"image", "label", "caption", "captions"}
@@ -126,8 +127,8 @@ def _texts(value: Any) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"captions must be a text or a list of texts, got {value!r:.80}")
-    if not texts or not all(text.strip() for text in texts):
-        raise ValueError("a caption is empty")
+    if not texts or not all(tokenize(text) for text in texts):
+        raise ValueError("a caption is empty or has no word")
     return texts
 
 

@@ -69,7 +69,7 @@ def test_captions_keep_commas_quotes_and_line_ends_of_other_kinds(tmp_path: Path
 
 def test_bad_records_are_listed_one_by_one(tmp_path: Path) -> None:
     text = (
-        "image,caption\ngone.jpg,a\ngone.jpg,b\nhalf.jpg,\nhalf.jpg,fine\nempty.jpg,  \n\njust words\n"
+        "image,caption\ngone.jpg,a\ngone.jpg,b\nhalf.jpg,\nhalf.jpg,fine\nempty.jpg,...\n\njust words\n"
         'open.jpg,"never closed\nafter.jpg,still here\n../secret.jpg,x\n'
     )
     names = ("half.jpg", "empty.jpg", "none.jpg", "open.jpg", "after.jpg", ".DS_Store")
@@ -77,11 +77,11 @@ def test_bad_records_are_listed_one_by_one(tmp_path: Path) -> None:
     assert captions_of(source) == {"half.jpg": ["fine"], "after.jpg": ["still here"]}
     assert bad(source) == {
         "gone.jpg": "the image is missing; line 2 and 1 more describe it",
-        "half.jpg": "line 4: the caption is empty",
-        "empty.jpg": "line 6: the caption is empty",
+        "captions.txt:4": "the caption of half.jpg is empty",
+        "captions.txt:6": "the caption of empty.jpg has no word",
         "captions.txt:8": "expected image,caption, got 'just words'",
         "open.jpg": "captions.txt, line 9: a quote is opened and never closed",
-        "../secret.jpg": "the image is missing; line 11 and 0 more describe it",
+        "../secret.jpg": "the image is missing; line 11 describes it",
         "none.jpg": "no caption in captions.txt",
     }
 
@@ -228,7 +228,15 @@ def test_jsonl_bad_lines_are_listed(tmp_path: Path) -> None:
     assert captions_of(source) == {"a.png": ["one text, not letters", "a second"]}
     reasons = " / ".join(record.reason for record in source.bad_records)
     for number, said in enumerate(
-        ("Expecting", "is missing", "must lie below", "neither", "unknown keys labels", "a list of texts", "is empty"),
+        (
+            "Expecting",
+            "is missing",
+            "must lie below",
+            "neither",
+            "unknown keys labels",
+            "a list of texts",
+            "is empty or has no word",
+        ),
         3,
     ):
         assert f"line {number}: " in reasons
