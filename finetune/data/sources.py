@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pydantic import JsonValue
+
 from finetune.data.source import ExampleSource
-from finetune.data.splits import DEFAULT_RULE
 from zoo.errors import InvalidArgument, Unimplemented
 
 
@@ -46,7 +47,9 @@ SOURCES: dict[str, Callable[[str, str | None], ExampleSource]] = {
     "jsonl": _jsonl,
     "scenes": _scenes,
 }
-DEFAULT_RULES: dict[str, str] = {"scenes": "source"}  # kind → split rule, where it is not the general one
+# What a kind of DATA wants of the keys of `data`. Scenes hold combinations out of training by themselves, and say
+# "left of", which a mirrored view would turn into a lie.
+DEFAULTS: dict[str, dict[str, JsonValue]] = {"scenes": {"split": "source", "views": 1}}
 
 
 def open_source(location: str, *, language: str | None = None) -> ExampleSource:
@@ -64,9 +67,9 @@ def open_source(location: str, *, language: str | None = None) -> ExampleSource:
     return SOURCES[kind](rest, language)
 
 
-def default_split(location: str) -> str:
-    """The split rule for DATA when none is given: scenes hold combinations out of training by themselves."""
-    return DEFAULT_RULES.get(_kind(location), DEFAULT_RULE)
+def data_defaults(location: str) -> dict[str, JsonValue]:
+    """Keys of `data` for DATA of this kind, where they are not the general ones. Raises UnknownSource."""
+    return dict(DEFAULTS.get(_kind(location), {}))
 
 
 def _kind(location: str) -> str:

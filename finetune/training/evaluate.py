@@ -17,7 +17,7 @@ from finetune.data.features import FeatureCache
 from finetune.data.queue import evaluation_batches
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord
-from finetune.data.sources import default_split, open_source
+from finetune.data.sources import data_defaults, open_source
 from finetune.data.splits import split_examples
 from finetune.models.backbone import Backbone
 from finetune.models.heads import head_kind
@@ -189,7 +189,7 @@ def _data_spec(version: ModelVersion, location: str | None, settings: Sequence[s
             "name": version.name,
             "backbone": version.reference,
             "head": {"kind": head.kind if head else "classifier"},
-            "data": {"location": location, "split": default_split(location)},
+            "data": {"location": location, **data_defaults(location)},
         }
     elif location is not None:
         value = with_settings(value, [])

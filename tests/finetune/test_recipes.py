@@ -56,7 +56,9 @@ def test_head_arguments_out_of_range_are_refused() -> None:
 
 def test_data_that_holds_examples_out_by_itself_says_so_in_the_spec() -> None:
     head = {"head": {"kind": "captioner"}}
-    assert resolve(recipe=None, values=VALUES | head, settings=[]).data.split == "source"
+    scenes = resolve(recipe=None, values=VALUES | head, settings=[]).data
+    assert (scenes.split, scenes.views) == ("source", 1)  # a mirrored view of "left of" would be a lie
+    assert find_recipe("captioner").choices["data.views"].value > 1
     asked = resolve(recipe=None, values=VALUES | head, settings=["data.split=hash:0.9,0.1"])
     assert asked.data.split == "hash:0.9,0.1"
     photos = VALUES | head | {"data": {"location": "flickr:photos"}}

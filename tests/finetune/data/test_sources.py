@@ -13,7 +13,7 @@ from PIL import Image
 from finetune.data.files import MalformedData, NoData
 from finetune.data.scan import scan
 from finetune.data.source import ExampleSource
-from finetune.data.sources import UnknownSource, default_split, open_source
+from finetune.data.sources import UnknownSource, data_defaults, open_source
 from zoo.errors import InvalidArgument, Unimplemented
 
 
@@ -133,9 +133,11 @@ def test_a_location_opens_the_same_source_elsewhere(tmp_path: Path, monkeypatch:
     assert open_source(source.location).examples == source.examples
 
 
-def test_default_splits() -> None:
-    assert default_split("scenes:count=50") == "source"
-    assert default_split("flickr:x") == "hash:0.8,0.1,0.1"
+def test_what_a_kind_of_data_wants() -> None:
+    assert data_defaults("scenes:count=50") == {"split": "source", "views": 1}
+    assert data_defaults("flickr:x") == {}
+    with pytest.raises(UnknownSource):
+        data_defaults("nonsense")
 
 
 def put(root: Path, *names: str) -> None:
