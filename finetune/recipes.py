@@ -63,7 +63,7 @@ def captioner() -> Recipe:
             "train.optimizer.learning_rate": Choice(value=2e-3, reason="constant: the moving average settles instead"),
             "train.optimizer.weight_decay": Choice(value=0.5, reason="the strongest single help: CIDEr 0.27 to 0.32"),
             "train.optimizer.ema_decay": Choice(value=0.998, reason="an average of 500 steps beats any one of them"),
-            "train.optimizer.clip_norm": Choice(value=5.0, reason="im2txt's"),
+            "train.optimizer.clip_norm": Choice(value=5.0, reason="as im2txt clips"),
             "train.early_stop.metric": Choice(
                 value="bleu_cider", reason="the loss is least long before captions are best; this is √(BLEU-4 · CIDEr)"
             ),
@@ -118,8 +118,8 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
         return _checked(JobSpec.parse(overlaid(fitting, asked)))
     chosen = find_recipe(name)
     if kind is not None and kind != chosen.head:
-        fitting = ", ".join(name for name in RECIPES if RECIPES[name]().head == kind) or "none"
-        raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {fitting}")
+        others = ", ".join(other for other in RECIPES if RECIPES[other]().head == kind) or "none"
+        raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {others}")
     planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
     return _checked(JobSpec.parse(overlaid(overlaid(planned, fitting), asked)))
 
