@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import html
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw, ImageFont  # draws the sheet; decoding stays in finetune.data.preprocess
 
 from finetune.data.preprocess import load_pixels
+from zoo.atomic_file import replaced_file
 from zoo.input_spec import InputSpec
 
 THUMBNAIL = 224  # pixels a side
@@ -46,10 +46,10 @@ def write_contact_sheet(folder: Path, rows: Sequence[SheetRow], *, title: str) -
     """
     folder.mkdir(parents=True, exist_ok=True)
     sheet = ContactSheet(html=folder / "contact-sheet.html", png=folder / "contact-sheet.png")
-    _replace(sheet.html, _page(rows, title).encode())
-    partial = sheet.png.with_suffix(".partial.png")
-    _picture(rows, title).save(partial)
-    partial.replace(sheet.png)
+    with replaced_file(sheet.html) as file:
+        file.write(_page(rows, title).encode())
+    with replaced_file(sheet.png) as file:
+        _picture(rows, title).save(file, "PNG")
     return sheet
 
 
@@ -120,9 +120,3 @@ def _wrapped(
         draw.text((x, y), line, fill=fill, font=font)
         y += 15
     return y + 2
-
-
-def _replace(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_bytes(data)
-    partial.replace(path)

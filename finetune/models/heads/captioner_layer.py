@@ -163,7 +163,11 @@ class CaptionerLayer(keras.layers.Layer):
         loss_sum = tf.reduce_sum(weight_N * entropy_N)
         weight_sum = tf.reduce_sum(weight_N)
         right_N = tf.cast(tf.argmax(logits_NV, axis=-1, output_type=tf.int32) == word_N, tf.float32)
-        metrics = {"word_accuracy": (tf.reduce_sum(weight_N * right_N), weight_sum)}
+        # In training the loss may hold more: by `cross_entropy`, training and validation can be compared.
+        metrics = {
+            "word_accuracy": (tf.reduce_sum(weight_N * right_N), weight_sum),
+            "cross_entropy": (loss_sum, weight_sum),
+        }
         if training and self.word_bag is not None:
             bag_BV = self.word_bag(self._drop(image_BE, self.arguments.embedding_dropout, training))
             log_BT = tf.gather(tf.nn.log_softmax(bag_BV), tokens_BT, batch_dims=1)
@@ -172,7 +176,6 @@ class CaptionerLayer(keras.layers.Layer):
         if training and self.arguments.label_smoothing:
             smoothing = self.arguments.label_smoothing
             uniform_N = tf.reduce_logsumexp(logits_NV, axis=-1) - tf.reduce_mean(logits_NV, axis=-1)
-            metrics["cross_entropy"] = (loss_sum, weight_sum)
             loss_sum = (1 - smoothing) * loss_sum + smoothing * tf.reduce_sum(weight_N * uniform_N)
         if training and self.word_bag is not None:
             loss_sum += self.arguments.word_bag * bag_sum
