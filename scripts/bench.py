@@ -139,7 +139,7 @@ def serving() -> Iterator[str]:
 
 
 def bench_latency(runs: int) -> None:
-    """A caption call on a warm server beside a bare forward pass of the same backbone, turn and turn about."""
+    """A caption call on a warm server beside a bare forward pass of the same backbone, in turns of ten."""
     import numpy as np
 
     from finetune.client import ZooClient
@@ -156,9 +156,11 @@ def bench_latency(runs: int) -> None:
                 client.caption(reference, [image])
                 np.asarray(backbone.feature_vector(image_BHWC))
             calls, passes = [], []
-            for _ in range(max(runs, 5) * 10):
-                calls.append(timed(lambda r=reference: client.caption(r, [image])))
-                passes.append(timed(lambda b=backbone, i=image_BHWC: np.asarray(b.feature_vector(i))))
+            for _ in range(max(runs, 5)):  # in blocks: threads of one that still spin would slow the other
+                calls += [timed(lambda r=reference: client.caption(r, [image])) for _ in range(12)][2:]
+                passes += [timed(lambda b=backbone, i=image_BHWC: np.asarray(b.feature_vector(i))) for _ in range(12)][
+                    2:
+                ]
         call, forward = statistics.median(calls), statistics.median(passes)
         figure(
             f"caption call {name}",

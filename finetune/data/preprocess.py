@@ -82,10 +82,11 @@ def load_views(data: bytes, spec: InputSpec, *, views: Sequence[int], max_pixels
 
 def normalise(pixels: np.ndarray, spec: InputSpec) -> np.ndarray:
     """(pixel × scale − mean) / std in float32, for uint8 [..., 3]; the one place where values get their range."""
-    values = pixels.astype(np.float32)
-    values *= np.float32(spec.scale)
-    values -= np.asarray(spec.mean, np.float32)
-    values /= np.asarray(spec.std, np.float32)
+    values = np.multiply(pixels, np.float32(spec.scale), dtype=np.float32)
+    if any(spec.mean):  # a pass over the image less; x − 0 and x / 1 are x, to the bit
+        values -= np.asarray(spec.mean, np.float32)
+    if any(deviation != 1 for deviation in spec.std):
+        values /= np.asarray(spec.std, np.float32)
     return values
 
 

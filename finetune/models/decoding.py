@@ -13,6 +13,7 @@ Shapes: B images, K beams, V words, T longest caption in words, U units.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -54,13 +55,44 @@ class DecodedCaptions:
     finished_BK: tf.Tensor  # bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Compiled:
+    """The search for one image with fixed settings."""
+
+    beam_size: int
+    max_words: int
+    length_penalty: float
+    run: Callable[[tf.Tensor], tuple[tf.Tensor, ...]]
+
+    def fits(self, beam_size: int, max_words: int, length_penalty: float) -> bool:
+        return (beam_size, max_words, length_penalty) == (self.beam_size, self.max_words, self.length_penalty)
+
+
 class BeamSearch:
     """Searches with `model`. One trace for each pair of batch and beam size; `traces` counts them."""
 
     def __init__(self, model: StepModel) -> None:
         self._model = model
         self._search = tf.function(self._run)
+        self._compiled: _Compiled | None = None
         self.traces = 0
+
+    def compile(self, feature_dim: int, *, beam_size: int, max_words: int, length_penalty: float) -> None:
+        """Compiles the search for one image with XLA, for calls with just these settings; half a second.
+
+        A step is some forty small operations, whose dispatch takes longer than their arithmetic: fused, a caption of 13
+        words with 512 units took 2.4 ms instead of 5.8 on two cores. Results differ in their last bits.
+        """
+
+        def search(feature_BD: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return self._run(
+                feature_BD, beam_size, tf.constant(max_words, tf.int32), tf.constant(length_penalty, tf.float32)
+            )
+
+        signature = [tf.TensorSpec([1, feature_dim], tf.float32)]
+        run = tf.function(search, input_signature=signature, jit_compile=True)
+        run(tf.zeros([1, feature_dim]))
+        self._compiled = _Compiled(beam_size=beam_size, max_words=max_words, length_penalty=length_penalty, run=run)
 
     def __call__(
         self, feature_BD: tf.Tensor, *, beam_size: int, max_words: int, length_penalty: float
@@ -70,12 +102,18 @@ class BeamSearch:
             raise InvalidArgument(f"beam size and max_words must be 1 or more, got {beam_size} and {max_words}")
         if not 0 <= length_penalty <= 10:
             raise InvalidArgument(f"the length penalty must be from 0 to 10, got {length_penalty}")
-        tokens_BKT, log_probs_BK, lengths_BK, finished_BK = self._search(
-            tf.convert_to_tensor(feature_BD, tf.float32),
-            int(beam_size),
-            tf.constant(max_words, tf.int32),
-            tf.constant(length_penalty, tf.float32),
-        )
+        feature_BD = tf.convert_to_tensor(feature_BD, tf.float32)
+        compiled = self._compiled
+        if compiled is not None and feature_BD.shape[0] == 1 and compiled.fits(beam_size, max_words, length_penalty):
+            found = compiled.run(feature_BD)
+        else:
+            found = self._search(
+                feature_BD,
+                int(beam_size),
+                tf.constant(max_words, tf.int32),
+                tf.constant(length_penalty, tf.float32),
+            )
+        tokens_BKT, log_probs_BK, lengths_BK, finished_BK = found
         return DecodedCaptions(
             tokens_BKT=tokens_BKT, log_probs_BK=log_probs_BK, lengths_BK=lengths_BK, finished_BK=finished_BK
         )

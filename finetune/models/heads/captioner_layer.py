@@ -230,6 +230,15 @@ class CaptionerLayer(keras.layers.Layer):
             length_penalty=self.arguments.length_penalty if length_penalty is None else length_penalty,
         )
 
+    def compile_decoding(self) -> None:
+        """Half a second for faster captions of single images with the head's own beam, length and α."""
+        self._beam_search.compile(
+            self.feature_dim,
+            beam_size=self.arguments.beam_size,
+            max_words=self.arguments.max_words,
+            length_penalty=self.arguments.length_penalty,
+        )
+
     def captions(
         self, features: np.ndarray, *, beam_size: int | None = None, max_words: int | None = None
     ) -> list[list[Caption]]:

@@ -216,3 +216,22 @@ def test_features_of_another_size_are_refused(trained: CaptionerLayer) -> None:
     with pytest.raises(InvalidArgument, match=r"\[N, 12\]"):
         trained.captions(np.zeros((2, 5), np.float32))
     assert trained.captions(np.zeros((0, 12), np.float32)) == []
+
+
+def test_the_compiled_search_says_the_same(trained: CaptionerLayer) -> None:
+    """What a server uses for single images, against the general search."""
+    layer, _, _, _ = make([[phrase, phrase.replace("box", "chair")] for phrase in PHRASES], max_words=9)
+    for mine, theirs in zip(layer.variables, trained.variables, strict=True):
+        mine.assign(theirs)
+    layer.compile_decoding()
+    for feature_D in features_of(len(PHRASES)):
+        one_1D = tf.constant(feature_D[np.newaxis])
+        before = layer.decoding_traces
+        fast = layer.decode(one_1D)
+        assert layer.decoding_traces == before  # compiled already
+        plain = trained.decode(one_1D)
+        np.testing.assert_array_equal(fast.tokens_BKT, plain.tokens_BKT)
+        np.testing.assert_allclose(fast.log_probs_BK, plain.log_probs_BK, rtol=1e-5)
+        np.testing.assert_array_equal(fast.finished_BK, plain.finished_BK)
+    other = layer.decode(tf.constant(features_of(1)), beam_size=2)  # not what was compiled
+    np.testing.assert_array_equal(other.tokens_BKT, trained.decode(tf.constant(features_of(1)), beam_size=2).tokens_BKT)
