@@ -201,6 +201,35 @@ class ZooClient:
     def cancel_job(self, job_id: str) -> dict[str, Any]:
         return _job(self._call(self._finetune.CancelFineTuneJob, finetune_pb2.CancelFineTuneJobRequest(id=job_id)))
 
+    def evaluate(
+        self,
+        reference: str,
+        *,
+        data: str = "",
+        split: str = "test",
+        settings: Mapping[str, str] | None = None,
+        seed: int | None = None,
+        timeout: float | None = None,
+    ) -> dict[str, Any]:
+        """What `finetune evaluate` prints: reference, split, num_examples, metrics, bad_records.
+
+        Args:
+            data: as in `create_job`; empty: what the version was trained on.
+            settings: `data.KEY` → value as YAML text.
+            timeout: seconds; None waits, for the features of a split may have to be computed.
+        """
+        request = finetune_pb2.EvaluateVersionRequest(
+            reference=reference, data=data, split=split, settings=dict(settings or {}), seed=seed
+        )
+        answer = self._call(self._finetune.EvaluateVersion, request, timeout=timeout)
+        return {
+            "reference": answer.reference,
+            "split": answer.split,
+            "num_examples": answer.num_examples,
+            "metrics": from_struct(answer.metrics),
+            "bad_records": [{"id": one.id, "reason": one.reason} for one in answer.bad_records],
+        }
+
     # -- Inference
 
     def caption(

@@ -15,10 +15,10 @@ from typing import Any
 
 from finetune.jobs.job import Job, JobEvent
 from finetune.recipes import overlaid, resolve
-from finetune.spec import JobSpec
+from finetune.spec import InvalidSpec, JobSpec
 from finetune.wire import from_struct, to_struct, to_timestamp
 from protos.modelzoo.v1 import catalog_pb2, finetune_pb2
-from server.data_roots import server_location, server_split
+from server.data_roots import known_location, known_split, server_location, server_split
 from zoo.catalog import ModelVersion
 from zoo.describe import describe
 from zoo.errors import InvalidArgument
@@ -50,6 +50,41 @@ def job_spec(message: finetune_pb2.FineTuneSpec, roots: Mapping[str, Path]) -> J
     location = server_location(asked.data.location, roots)
     data = asked.data.model_copy(update={"location": location, "split": server_split(asked.data.split, roots)})
     return asked.model_copy(update={"data": data})
+
+
+def evaluation(
+    message: finetune_pb2.EvaluateVersionRequest, version: ModelVersion, roots: Mapping[str, Path]
+) -> dict[str, Any]:
+    """The arguments of `finetune.training.evaluate.evaluate_version`; every path in them lies under a data root.
+
+    Raises DataNotOnServer, UnknownData, InvalidSpec.
+    """
+    settings = dict(message.settings)
+    if "data.location" in settings:
+        raise InvalidSpec("setting data.location: name the data in `data`")
+    trained_on = (version.manifest.spec or {}).get("data") or {}
+    known = trained_on if isinstance(trained_on, dict) else {}
+    split = settings.get("data.split", known.get("split"))
+    if isinstance(split, str):
+        settings["data.split"] = server_split(split, roots) if "data.split" in settings else known_split(split, roots)
+    location = str(known.get("location") or "")
+    return {
+        "reference": version.reference,
+        "location": server_location(message.data, roots) if message.data else known_location(location, roots),
+        "split": message.split or "test",
+        "settings": [f"{key}={value}" for key, value in sorted(settings.items())],
+        "seed": message.seed if message.HasField("seed") else None,
+    }
+
+
+def evaluated(result: Mapping[str, Any]) -> finetune_pb2.EvaluateVersionResponse:
+    return finetune_pb2.EvaluateVersionResponse(
+        reference=result["reference"],
+        split=result["split"],
+        num_examples=result["num_examples"],
+        metrics=to_struct(result["metrics"]),
+        bad_records=[finetune_pb2.BadRecord(id=one["id"], reason=one["reason"]) for one in result["bad_records"]],
+    )
 
 
 def model_version(version: ModelVersion) -> catalog_pb2.ModelVersion:

@@ -40,6 +40,33 @@ def server_split(split: str, roots: Mapping[str, Path]) -> str:
     return _SPLIT_FILE + str(_path(split.removeprefix(_SPLIT_FILE), split, roots))
 
 
+def known_location(location: str, roots: Mapping[str, Path]) -> str:
+    """DATA that a manifest of this store names, and no client: as it is, where it lies under a root.
+
+    Raises DataNotOnServer.
+    """
+    kind, _, path = location.partition(":")
+    if kind not in _MADE_HERE:
+        _require_inside(path, location, roots)
+    return location
+
+
+def known_split(split: str, roots: Mapping[str, Path]) -> str:
+    """The split rule of a manifest of this store, a file of which lies under a root. Raises DataNotOnServer."""
+    if split.startswith(_SPLIT_FILE):
+        _require_inside(split.removeprefix(_SPLIT_FILE), split, roots)
+    return split
+
+
+def _require_inside(path: str, shown: str, roots: Mapping[str, Path]) -> None:
+    if not path or not any(Path(path).resolve().is_relative_to(root.resolve()) for root in roots.values()):
+        raise DataNotOnServer(
+            f"data {shown!r}, which the version was trained on, does not lie under the server's data roots: "
+            f"{_roots(roots)}",
+            hint=f"name data of the server, e.g. --data flickr:{_example(roots)}",
+        )
+
+
 def _path(name: str, shown: str, roots: Mapping[str, Path]) -> Path:
     pure = PurePosixPath(name)
     if not name or pure.is_absolute() or ".." in pure.parts or "\0" in name or name.startswith(("~", ".")):

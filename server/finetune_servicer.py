@@ -18,6 +18,7 @@ from finetune.jobs.queue import JobQueue
 from finetune.jobs.submit import submit_or_resume
 from protos.modelzoo.v1 import finetune_pb2, finetune_pb2_grpc
 from server import convert
+from server.evaluations import Evaluations
 from server.threads import in_thread
 from zoo.catalog import Catalog
 from zoo.errors import Unavailable
@@ -40,7 +41,9 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
         roots: Mapping[str, Path],
         threads: Executor,
         stopping: asyncio.Event,
+        evaluations: Evaluations,
     ) -> None:
+        self._evaluations = evaluations
         self._stopping = stopping
         self._catalog = catalog
         self._queue = queue
@@ -109,3 +112,9 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
         self, request: finetune_pb2.CancelFineTuneJobRequest, _context: grpc.aio.ServicerContext
     ) -> finetune_pb2.FineTuneJob:
         return convert.job(await in_thread(self._threads, self._queue.cancel, request.id))
+
+    async def EvaluateVersion(
+        self, request: finetune_pb2.EvaluateVersionRequest, _context: grpc.aio.ServicerContext
+    ) -> finetune_pb2.EvaluateVersionResponse:
+        version = await in_thread(self._threads, self._catalog.get, request.reference)
+        return convert.evaluated(await self._evaluations.run(convert.evaluation(request, version, self._roots)))

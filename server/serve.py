@@ -33,6 +33,7 @@ from protos.modelzoo.v1 import (
 )
 from server.catalog_servicer import CatalogServicer
 from server.config import ServerConfig
+from server.evaluations import Evaluations
 from server.finetune_servicer import FineTuneServicer
 from server.inference_servicer import InferenceServicer
 from server.interceptor import Interceptor
@@ -98,7 +99,7 @@ async def _running(host: str, port: int, store_url: str, config: ServerConfig) -
     catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(catalog, threads), server)
     stopping = asyncio.Event()
     finetune_pb2_grpc.add_FineTuneServicer_to_server(
-        FineTuneServicer(catalog, queue, config.data_roots, threads, stopping), server
+        FineTuneServicer(catalog, queue, config.data_roots, threads, stopping, Evaluations(store_url)), server
     )
     inference_pb2_grpc.add_InferenceServicer_to_server(
         InferenceServicer(catalog, pool, threads, max_pixels=config.max_pixels), server

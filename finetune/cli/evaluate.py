@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,7 +13,10 @@ from zoo.cli.output import (
     DebugOption,
     Format,
     FormatOption,
+    ServerOption,
     StoreOption,
+    TokenOption,
+    chosen_server,
     print_json,
 )
 
@@ -32,27 +35,48 @@ def evaluate(
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="data.… only")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of the split; default: the run's")] = None,
     store: StoreOption = None,
+    server: ServerOption = None,
+    token: TokenOption = None,
     output: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
     """Score a version on every example of a split, each once. Data options default to those of the version's run."""
-    from finetune.tensorflow_start import start_tensorflow
-    from zoo.catalog import open_catalog
+    address = chosen_server(server, store)
+    given = settings or []
+    if address:
+        from finetune.cli.request import settings_map
+        from finetune.client import ZooClient
 
-    start_tensorflow()
-    from finetune.training.evaluate import evaluate_version
-
-    result = evaluate_version(
-        open_catalog(store),
-        reference,
-        location=absolute_data(data) if data else None,
-        split=split.value,
-        settings=settings or [],
-        seed=seed,
-    )
+        with ZooClient(address, token=token) as client:
+            result = client.evaluate(
+                reference, data=data or "", split=split.value, settings=settings_map(given), seed=seed
+            )
+    else:
+        result = _here(reference, store, data=data, split=split.value, settings=given, seed=seed)
     if output is Format.JSON:
         print_json(result)
         return
     print(f"{result['reference']} on {result['split']}: {result['num_examples']} examples")
     for name, value in result["metrics"].items():
         print(f"  {name:20} " + (f"{value:.4f}" if isinstance(value, float) else json.dumps(value, ensure_ascii=False)))
+
+
+def _here(
+    reference: str, store: str | None, *, data: str | None, split: str, settings: list[str], seed: int | None
+) -> dict[str, Any]:
+    from finetune.tensorflow_start import start_tensorflow
+    from zoo.catalog import open_catalog
+
+    catalog = open_catalog(store)
+    catalog.get(reference)  # an unknown one is said before TensorFlow comes up
+    start_tensorflow()
+    from finetune.training.evaluate import evaluate_version
+
+    return evaluate_version(
+        catalog,
+        reference,
+        location=absolute_data(data) if data else None,
+        split=split,
+        settings=settings,
+        seed=seed,
+    )

@@ -52,10 +52,7 @@ class Request:
         Raises InvalidSpec for what no server could run.
         """
         from finetune.recipes import overlaid
-        from finetune.spec import with_settings
 
-        for setting in self.settings:
-            with_settings({}, [setting])  # a fault in the text is said before anything is sent
         return {
             "name": self.name or "",
             "backbone": self.backbone or "",
@@ -63,7 +60,7 @@ class Request:
             "data": self.data or "",
             "recipe": self.recipe,
             "start_from": self.start_from,
-            "settings": {key: text for key, _, text in (setting.partition("=") for setting in self.settings)},
+            "settings": settings_map(self.settings),
             "spec": overlaid(
                 _read(self.spec_file) if self.spec_file else {},
                 {"strategy": {"kind": self.strategy}} if self.strategy else {},
@@ -75,6 +72,15 @@ class Request:
         from finetune.recipes import resolve
 
         return resolve(recipe=self.recipe, values=_absolute(self.values()), settings=list(self.settings))
+
+
+def settings_map(settings: Sequence[str]) -> dict[str, str]:
+    """`key=value` texts as the wire has them. Raises InvalidSpec: a fault is said before anything is sent."""
+    from finetune.spec import with_settings
+
+    for setting in settings:
+        with_settings({}, [setting])
+    return {key: text for key, _, text in (setting.partition("=") for setting in settings)}
 
 
 def _read(path: Path) -> dict[str, Any]:

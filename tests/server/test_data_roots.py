@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from server.config import InvalidConfig, ServerConfig
-from server.data_roots import DataNotOnServer, UnknownData, server_location, server_split
+from server.data_roots import (
+    DataNotOnServer,
+    UnknownData,
+    known_location,
+    known_split,
+    server_location,
+    server_split,
+)
 from zoo.errors import ZooError
 
 
@@ -69,3 +76,15 @@ def test_the_configuration_is_read_and_its_faults_named(tmp_path: Path) -> None:
             ServerConfig.read(path)
     with pytest.raises(ZooError, match="No such file"):
         ServerConfig.read(tmp_path / "absent.yaml")
+
+
+def test_what_a_manifest_names_counts_only_below_a_root(roots: dict[str, Path]) -> None:
+    inside = f"flickr:{roots['photos']}/flickr1k"
+    assert known_location(inside, roots) == inside
+    assert known_location("scenes:count=20", roots) == "scenes:count=20"
+    assert known_split(f"file:{roots['stamps']}/split.json", roots) == f"file:{roots['stamps']}/split.json"
+    for path in (str(roots["photos"].parent / "secret"), f"{roots['photos']}/out", "/etc", "", "../x"):
+        with pytest.raises(DataNotOnServer, match="trained on"):
+            known_location(f"flickr:{path}", roots)
+        with pytest.raises(DataNotOnServer):
+            known_split(f"file:{path}", roots)

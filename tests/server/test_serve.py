@@ -149,6 +149,37 @@ def test_a_fine_tune_through_the_server_from_request_to_caption(
     assert (version["lineage"]["parent"], version["lineage"]["job"]) == ("tiny@1", job["id"])
 
 
+def test_an_evaluation_through_the_server_says_what_the_run_said(server: RunningServer, client: ZooClient) -> None:
+    found = client.evaluate("cap", split="validation")
+    run = client.get_version("cap")["metrics"]["validation"]
+    assert (found["reference"], found["split"], found["bad_records"]) == ("cap@1", "validation", [])
+    assert found["num_examples"] > 0
+    for name in ("loss", "bleu_4", "cider"):
+        assert found["metrics"][name] == pytest.approx(run[name], abs=1e-5)
+    other = client.evaluate("cap", data="scenes:count=40,seed=9", split="all")
+    assert other["num_examples"] == 40
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "said"),
+    [
+        ({"reference": "unheard"}, "UnknownModel", "unheard"),
+        ({"reference": "tiny", "data": "scenes:"}, "NoHead", "backbone only"),
+        ({"split": "half"}, "InvalidArgument", "train, validation, test, all"),
+        ({"data": "flickr:/etc"}, "DataNotOnServer", "local path"),
+        ({"settings": {"data.location": "flickr:/etc"}}, "InvalidSpec", "data.location"),
+        ({"settings": {"data.split": "file:/etc/passwd"}}, "DataNotOnServer", "local path"),
+        ({"settings": {"train.steps": "3"}}, "InvalidSpec", "settings of the data only"),
+    ],
+)
+def test_an_evaluation_that_cannot_be_right_is_refused(
+    client: ZooClient, asked: dict[str, Any], reason: str, said: str
+) -> None:
+    error = refusal(lambda: client.evaluate(**({"reference": "cap"} | asked)))  # type: ignore[arg-type]
+    assert error.reason == reason
+    assert said in error.message
+
+
 def test_captions(server: RunningServer, client: ZooClient, png: bytes) -> None:
     answer = client.caption("cap", [png, png], beam_size=2)
     assert answer.reference == "cap@1"

@@ -205,3 +205,46 @@ class JobEvent(_message.Message):
     progress: JobProgress
     job: FineTuneJob
     def __init__(self, cursor: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., job: _Optional[_Union[FineTuneJob, _Mapping]] = ...) -> None: ...
+
+class EvaluateVersionRequest(_message.Message):
+    __slots__ = ("reference", "data", "split", "settings", "seed")
+    class SettingsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    data: str
+    split: str
+    settings: _containers.ScalarMap[str, str]
+    seed: int
+    def __init__(self, reference: _Optional[str] = ..., data: _Optional[str] = ..., split: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., seed: _Optional[int] = ...) -> None: ...
+
+class EvaluateVersionResponse(_message.Message):
+    __slots__ = ("reference", "split", "num_examples", "metrics", "bad_records")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    NUM_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    BAD_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    split: str
+    num_examples: int
+    metrics: _struct_pb2.Struct
+    bad_records: _containers.RepeatedCompositeFieldContainer[BadRecord]
+    def __init__(self, reference: _Optional[str] = ..., split: _Optional[str] = ..., num_examples: _Optional[int] = ..., metrics: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., bad_records: _Optional[_Iterable[_Union[BadRecord, _Mapping]]] = ...) -> None: ...
+
+class BadRecord(_message.Message):
+    __slots__ = ("id", "reason")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    reason: str
+    def __init__(self, id: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...

@@ -60,6 +60,11 @@ class FineTuneStub(object):
                 request_serializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.CancelFineTuneJobRequest.SerializeToString,
                 response_deserializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.FineTuneJob.FromString,
                 _registered_method=True)
+        self.EvaluateVersion = channel.unary_unary(
+                '/modelzoo.v1.FineTune/EvaluateVersion',
+                request_serializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionRequest.SerializeToString,
+                response_deserializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionResponse.FromString,
+                _registered_method=True)
 
 
 class FineTuneServicer(object):
@@ -102,6 +107,14 @@ class FineTuneServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EvaluateVersion(self, request, context):
+        """Scores a published version on a split of DATA, every usable example once. It takes as long as the features of the
+        split that aren't cached yet; one evaluation runs at a time. Cancelling the call ends it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_FineTuneServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -129,6 +142,11 @@ def add_FineTuneServicer_to_server(servicer, server):
                     servicer.CancelFineTuneJob,
                     request_deserializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.CancelFineTuneJobRequest.FromString,
                     response_serializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.FineTuneJob.SerializeToString,
+            ),
+            'EvaluateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.EvaluateVersion,
+                    request_deserializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionRequest.FromString,
+                    response_serializer=protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -267,6 +285,33 @@ class FineTune(object):
             '/modelzoo.v1.FineTune/CancelFineTuneJob',
             protos_dot_modelzoo_dot_v1_dot_finetune__pb2.CancelFineTuneJobRequest.SerializeToString,
             protos_dot_modelzoo_dot_v1_dot_finetune__pb2.FineTuneJob.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EvaluateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/modelzoo.v1.FineTune/EvaluateVersion',
+            protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionRequest.SerializeToString,
+            protos_dot_modelzoo_dot_v1_dot_finetune__pb2.EvaluateVersionResponse.FromString,
             options,
             channel_credentials,
             insecure,
