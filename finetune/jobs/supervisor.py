@@ -118,6 +118,7 @@ class _Run:
         self.launch = launch
         self.processes: dict[str, RoleProcess] = {}
         self.evaluator_crashes = 0
+        self._folder: JobFolder | None = None  # once it is made
         self.shown: Mapping[str, Any] = job.progress or {}
         self._mirrored = 0.0
         self._silent = False
@@ -143,7 +144,7 @@ class _Run:
         except (StateChanged, StaleFence):
             raise
         except KeyboardInterrupt:
-            self._interrupt("Ctrl-C")
+            self._interrupt("Ctrl-C", self._folder)
             raise
         except ZooError as error:
             return self._failed(error.to_dict())
@@ -155,6 +156,7 @@ class _Run:
         folder = JobFolder.create(
             job_folder_path(catalog, self.job.id), job=self.job.id, spec=self.job.spec, store_url=self.store_url
         )
+        self._folder = folder
         if not folder.export_path.exists():  # else an earlier run was ended while publishing
             ended = self._train(folder)
             if ended is not None:
@@ -170,7 +172,7 @@ class _Run:
         self._move(JobState.RUNNING)
         while (code := self.processes[CHIEF].poll()) is None:
             if self.stop.is_set():
-                return self._interrupt("stopped")
+                return self._interrupt("stopped", folder)
             self._look(folder)
             failed = self._watch_evaluator(folder)
             if failed is not None:
@@ -199,9 +201,11 @@ class _Run:
         else:
             self._silent = False
 
-    def _mirror(self, progress: dict[str, Any] | None) -> None:
+    def _mirror(self, progress: dict[str, Any] | None, *, due: bool = False) -> None:
         new = {key: value for key, value in (progress or {}).items() if key not in ("time", "pid")}
-        due = time.monotonic() - self._mirrored >= _PROGRESS_SECONDS or new.get("phase") != self.shown.get("phase")
+        due = (
+            due or time.monotonic() - self._mirrored >= _PROGRESS_SECONDS or new.get("phase") != self.shown.get("phase")
+        )
         if new and new != self.shown and due:
             self.job = self.queue.progress(self.job, new)
             self.shown, self._mirrored = new, time.monotonic()
@@ -274,9 +278,11 @@ class _Run:
         stop_all(self.processes.values(), grace=self.patience.stop_grace)
         return self._move(JobState.FAILED, error=dict(error), message=str(error.get("message")))
 
-    def _interrupt(self, why: str) -> Job:
+    def _interrupt(self, why: str, folder: JobFolder | None) -> Job:
         """The roles save and end. The job may be claimed only after that, so the lease is held until then."""
         stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        if folder is not None:
+            self._mirror(folder.read_progress(), due=True)  # the step at which it goes on
         return self._move(JobState.QUEUED, message=f"interrupted: {why}")
 
     def _cancelled(self) -> Job:
