@@ -52,6 +52,9 @@ def captioner() -> Recipe:
         head="captioner",
         summary="Show and Tell on cached features of a frozen backbone; minutes on two cores",
         choices={
+            "head.arguments.beam_size": Choice(
+                value=5, reason="BLEU-4 0.144 to 0.153, CIDEr 0.339 to 0.346 over beam 3, mean of three seeds"
+            ),
             "data.views": Choice(
                 value=6,
                 reason="itself, its mirror image, four crops: features aren't learnt by heart",
