@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from finetune.jobs.launcher import SOURCE_ROOT
+from finetune.jobs.launcher import source_environment
 from zoo.errors import Unavailable, from_dict
 
 
@@ -30,13 +30,12 @@ class Evaluations:
     async def run(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """`evaluate_version(**request)`. Cancelling it ends the process. Raises EvaluationDied and what it raises."""
         async with self._turn:
-            path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *("-m", "server.evaluate_process", "--store", self._store_url, "--parent", str(os.getpid())),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env=os.environ | {"PYTHONPATH": path},
+                env=source_environment(),
             )
             try:
                 said, _ = await process.communicate(json.dumps(dict(request)).encode())

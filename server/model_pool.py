@@ -20,7 +20,7 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from finetune.jobs.launcher import SOURCE_ROOT
+from finetune.jobs.launcher import source_environment
 from finetune.wire import message_limits
 from protos.modelzoo.v1 import inference_pb2_grpc
 from server.config import ServerConfig
@@ -128,7 +128,6 @@ class ModelPool:
     async def _start(self, version: ModelVersion) -> LoadedModel:
         self._count += 1
         socket = self._folder / str(self._count)
-        path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "server.model_process"),
@@ -137,7 +136,7 @@ class ModelPool:
             *("--max-pixels", str(self._config.max_pixels)),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            env=os.environ | {"PYTHONPATH": path},
+            env=source_environment(),
         )
         try:
             await _until_ready(process, version.reference)

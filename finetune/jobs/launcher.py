@@ -70,17 +70,22 @@ def launch(role: str, folder: JobFolder, *, inline: bool) -> RoleProcess:
     return RoleProcess(role=role, process=process)
 
 
+def source_environment() -> dict[str, str]:
+    """Our environment, with which a Python process imports this same source tree whatever folder it starts in."""
+    path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
+    return os.environ | {"PYTHONPATH": path}
+
+
 def exec_module(
     module: str, arguments: Sequence[str], *, stdout: IO[bytes] | int, stderr: IO[bytes] | int | None
 ) -> subprocess.Popen[bytes]:
     """`python -m module …` with this interpreter, in a new session, and this same source tree whatever the folder."""
-    path = os.pathsep.join(filter(None, [str(SOURCE_ROOT), os.environ.get("PYTHONPATH")]))
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        env=os.environ | {"PYTHONPATH": path},
+        env=source_environment(),
         start_new_session=True,
     )
 
