@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.atomic_file import fsync_directory, make_directories, replaced_file, storage_error
@@ -50,7 +51,7 @@ class BlobCache:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def open_blob(self, store: ObjectStore, digest: str, *, size: int, what: str) -> Path:
+    def open_blob(self, store: ObjectStore, digest: str, *, size: int, what: str, chunks: Sequence[str] = ()) -> Path:
         """A local file with the blob's bytes, verified. `what` names it in errors, e.g. `head of captioner@3`.
 
         Raises CorruptBlob saying which digest was expected and found, and the errors of the store and the disk.

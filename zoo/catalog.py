@@ -210,7 +210,7 @@ class Catalog:
                 hint=f"zoo show {version.reference}",
             )
         what = f"{kind} {name} of {version.reference}"
-        return self.cache.open_blob(self.store, found.digest, size=found.bytes, what=what)
+        return self.cache.open_blob(self.store, found.digest, size=found.bytes, chunks=found.chunks, what=what)
 
     def _state(self, name: str) -> ModelState:
         """The state of a model that has a version and isn't deleted."""

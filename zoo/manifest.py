@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from zoo.file_hash import CHUNK_BYTES, FileHash
 from zoo.input_spec import InputSpec
 
 SCHEMA_VERSION = 1
 Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+ChunkHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fate = Literal["restored", "renamed", "frozen", "trained", "fresh"]
 
 
@@ -29,21 +39,48 @@ class Architecture(_Value):
     arguments: dict[str, JsonValue] = {}
 
 
-class Component(_Value):
+class _Blob(_Value):
+    """A file of the version. `chunks`: the SHA-256 of each 8 MiB of it, so that a part can be verified alone; empty for
+    a file of one chunk, whose hash the digest is, and in manifests of versions of the zoo that didn't write them."""
+
+    digest: Digest
+    bytes: Annotated[int, Field(ge=0)]
+    chunks: tuple[ChunkHash, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_hash_for_every_chunk(self) -> Self:
+        if self.chunks and len(self.chunks) != -(-self.bytes // CHUNK_BYTES):
+            raise ValueError(f"{len(self.chunks)} chunk hashes for {self.bytes} bytes")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_empty_chunks(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out rather than null: manifests from before there were chunks keep their bytes, and so their digest.
+        value: dict[str, Any] = handler(self)
+        if not self.chunks:
+            value.pop("chunks", None)
+        return value
+
+
+class Component(_Blob):
     """One safetensors file: `backbone` or `head`."""
 
     name: Literal["backbone", "head"]
-    digest: Digest
-    bytes: int
     num_tensors: int
 
+    @classmethod
+    def of(cls, name: Literal["backbone", "head"], file: FileHash, *, num_tensors: int) -> Self:
+        return cls(name=name, digest=file.digest, bytes=file.bytes, chunks=file.chunks, num_tensors=num_tensors)
 
-class Asset(_Value):
+
+class Asset(_Blob):
     """A small file that belongs to the version, e.g. `vocabulary.json`."""
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9_]+\.[a-z0-9]+$")]
-    digest: Digest
-    bytes: int
+
+    @classmethod
+    def of(cls, name: str, file: FileHash) -> Self:
+        return cls(name=name, digest=file.digest, bytes=file.bytes, chunks=file.chunks)
 
 
 class Head(_Value):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from zoo.cache import BlobCache, file_digest
 from zoo.catalog import Catalog
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Asset, Component, Head, Lineage, Manifest, Source, VocabularyFacts
-from zoo.store.object_store import ObjectInfo, ObjectStore
+from zoo.store.object_store import Leftover, ObjectInfo, ObjectStore
 from zoo.tensors import write_safetensors
 
 
@@ -91,14 +91,17 @@ class FailingStore:
     def create(self, key: str, data: bytes) -> None:
         self._do("create", key, lambda: self._store.create(key, data))
 
-    def create_from_file(self, key: str, path: Path) -> None:
-        self._do("create_from_file", key, lambda: self._store.create_from_file(key, path))
+    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+        self._do("create_from_file", key, lambda: self._store.create_from_file(key, path, chunks=chunks))
 
     def put(self, key: str, data: bytes) -> None:
         self._do("put", key, lambda: self._store.put(key, data))
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
         return self._do("read", key, lambda: self._store.read(key, start=start, length=length))
+
+    def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        return iter(self._do("stream", key, lambda: [*self._store.stream(key, start=start, length=length)]))
 
     def download(self, key: str, path: Path) -> None:
         self._do("download", key, lambda: self._store.download(key, path))
@@ -108,6 +111,15 @@ class FailingStore:
 
     def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
         return iter(self._do("list", prefix, lambda: [*self._store.list(prefix, start_after=start_after)]))
+
+    def folders(self, prefix: str) -> Iterator[str]:
+        return iter(self._do("folders", prefix, lambda: [*self._store.folders(prefix)]))
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        return iter(self._do("leftovers", prefix, lambda: [*self._store.leftovers(prefix)]))
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        self._do("remove_leftover", leftover.key, lambda: self._store.remove_leftover(leftover))
 
     def delete(self, key: str) -> None:
         self._do("delete", key, lambda: self._store.delete(key))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
@@ -123,7 +123,7 @@ class TestPublish:
         victim = files[manifest.components[1].digest]
 
         class Meanwhile(MemoryStore):
-            def create_from_file(self, key: str, path: Path) -> None:
+            def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
                 if path == victim:
                     victim.write_bytes(b"something else")
                 super().create_from_file(key, path)

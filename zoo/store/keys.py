@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import unicodedata
+
 from zoo.atomic_file import TEMPORARY
 from zoo.store.object_store import InvalidKey
 
@@ -28,6 +30,13 @@ def check_prefix(prefix: str) -> str:
     return prefix
 
 
+def check_folder(prefix: str) -> str:
+    """Returns `prefix` when it names a folder of keys: empty, or ending in `/`; raises InvalidKey otherwise."""
+    if prefix and not prefix.endswith("/"):
+        raise InvalidKey(f"key prefix {prefix[:300]!r} is no folder: it must be empty or end in '/'", key=prefix[:300])
+    return check_prefix(prefix)
+
+
 def _fault(key: str, segments: list[str]) -> str | None:
     if len(key) > MAX_KEY:
         return f"{len(key)} characters, at most {MAX_KEY} are allowed"
@@ -41,6 +50,8 @@ def _segment_fault(segment: str) -> str | None:
         return "a backslash or a control character in it; neither is allowed"
     if any(0xD800 <= ord(c) <= 0xDFFF for c in segment):
         return "half of a surrogate pair in it, which UTF-8 has no bytes for"
+    if unicodedata.normalize("NFC", segment) != segment:
+        return "not in Unicode's normal form C, so that what looks like one key could be two"
     if len(segment.encode()) > MAX_SEGMENT:
         return f"a segment of {len(segment.encode())} bytes, at most {MAX_SEGMENT} are allowed"
     if segment.startswith(TEMPORARY):

@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from zoo.atomic_file import NotADirectory, fsync_directory, make_directories, storage_error, temporary_file
+from zoo.atomic_file import TEMPORARY, NotADirectory, fsync_directory, make_directories, storage_error, temporary_file
 from zoo.errors import FailedPrecondition, InvalidArgument, ZooError
-from zoo.store.keys import check_key, check_prefix
-from zoo.store.object_store import InvalidKey, ObjectExists, ObjectInfo, ObjectMissing
+from zoo.store.keys import check_folder, check_key, check_prefix
+from zoo.store.object_store import InvalidKey, Leftover, ObjectExists, ObjectInfo, ObjectMissing
 
 CHUNK = 1 << 20  # bytes
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -63,7 +63,7 @@ class LocalStore:
         with self._created(key) as file:
             self._write(file, data)
 
-    def create_from_file(self, key: str, path: Path) -> None:
+    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
         check_key(key)
         try:
             source = path.open("rb")
@@ -91,6 +91,16 @@ class LocalStore:
         with self._opened(key) as file:
             file.seek(start)
             return file.read() if length is None else file.read(length)
+
+    def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        if start < 0 or (length is not None and length < 0):
+            raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
+        with self._opened(key) as file:
+            file.seek(start)
+            left = length
+            while piece := file.read(CHUNK if left is None else min(CHUNK, left)):
+                left = None if left is None else left - len(piece)
+                yield piece
 
     def download(self, key: str, path: Path) -> None:
         with self._opened(key) as source:
@@ -122,6 +132,11 @@ class LocalStore:
         folder = prefix.rpartition("/")[0]
         return self._walk(self._root / folder, f"{folder}/" if folder else "", prefix, start_after)
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        names = [name.removesuffix("/") for name in _entries(self._root / prefix) if name.endswith("/")]
+        return iter(sorted(name for name in names if not name.startswith(TEMPORARY)))
+
     def delete(self, key: str) -> None:
         path = self._path(key)
         try:
@@ -133,6 +148,39 @@ class LocalStore:
 
     def local_path(self, key: str) -> Path | None:
         return self._path(key)
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        check_prefix(prefix)
+        folder = prefix.rpartition("/")[0]
+        return self._unfinished(self._root / folder, f"{folder}/" if folder else "", prefix)
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        check_prefix(leftover.key)
+        name = leftover.id
+        if not name.startswith(TEMPORARY) or "/" in name or "\0" in name:
+            raise InvalidArgument(f"{name!r} is no unfinished file of a local store")
+        path = self._root / leftover.key / name
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            if error.errno not in _ABSENT:
+                raise storage_error(error, "delete", path) from error
+
+    def _unfinished(self, folder: Path, at: str, prefix: str) -> Iterator[Leftover]:
+        """Temporary files below `folder`, whose key is `at`. They don't say which object they were to become."""
+        for name in _entries(folder):
+            if name.endswith("/"):
+                key = at + name
+                if key.startswith(prefix) or prefix.startswith(key):
+                    yield from self._unfinished(folder / name, key, prefix)
+            elif name.startswith(TEMPORARY) and at.startswith(prefix.rpartition("/")[0]):
+                try:
+                    status = (folder / name).stat()
+                except FileNotFoundError:
+                    continue  # finished since it was listed
+                except OSError as error:
+                    raise storage_error(error, "look at", folder / name) from error
+                yield Leftover(key=at.removesuffix("/"), id=name, size=status.st_size, modified=status.st_mtime)
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.atomic_file import storage_error
 from zoo.errors import InvalidArgument
-from zoo.store.keys import check_key, check_prefix
-from zoo.store.object_store import ObjectExists, ObjectInfo, ObjectMissing
+from zoo.store.keys import check_folder, check_key, check_prefix
+from zoo.store.object_store import Leftover, ObjectExists, ObjectInfo, ObjectMissing
+
+_PIECE = 1 << 20  # bytes
 
 _NAMED: dict[str, MemoryStore] = {}
 _NAMED_LOCK = threading.Lock()
@@ -41,7 +43,7 @@ class MemoryStore:
                 raise ObjectExists(f"object {key!r} is already in the store {self.url}", key=key)
             self._objects[key] = (bytes(data), time.time())
 
-    def create_from_file(self, key: str, path: Path) -> None:
+    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
         check_key(key)
         try:
             data = path.read_bytes()
@@ -59,6 +61,11 @@ class MemoryStore:
             raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
         data, _ = self._get(key)
         return data[start:] if length is None else data[start : start + length]
+
+    def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        data = self.read(key, start=start, length=length)
+        for at in range(0, len(data), _PIECE):
+            yield data[at : at + _PIECE]
 
     def download(self, key: str, path: Path) -> None:
         data, _ = self._get(key)
@@ -84,6 +91,12 @@ class MemoryStore:
             ]
         )
 
+    def folders(self, prefix: str) -> Iterator[str]:
+        check_folder(prefix)
+        with self._lock:
+            below = [key.removeprefix(prefix) for key in self._objects if key.startswith(prefix)]
+        return iter(sorted({key.partition("/")[0] for key in below if "/" in key}))
+
     def delete(self, key: str) -> None:
         check_key(key)
         with self._lock:
@@ -92,6 +105,13 @@ class MemoryStore:
     def local_path(self, key: str) -> Path | None:
         check_key(key)
         return None
+
+    def leftovers(self, prefix: str) -> Iterator[Leftover]:
+        check_prefix(prefix)
+        return iter(())  # a write is one assignment
+
+    def remove_leftover(self, leftover: Leftover) -> None:
+        check_prefix(leftover.key)
 
     def _get(self, key: str) -> tuple[bytes, float]:
         check_key(key)
