@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -11,6 +13,8 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
+
+from tests.seaweed import BUCKET, Seaweed, SeaweedMissing, running_seaweed
 
 # A shell that starts us in the background lets SIGINT be ignored, here and in every child; the tests send Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,3 +39,22 @@ def _own_homes(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.setenv("MODELZOO_HOME", f"{home}/data")
     for name in ("MODELZOO_SERVER", "MODELZOO_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seaweed]:
+    """A real S3 server with the bucket `zoo`. A test that kills it starts it again, or better starts its own."""
+    try:
+        with running_seaweed(tmp_path_factory.mktemp("seaweed")) as server:
+            yield server
+    except SeaweedMissing as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture
+def s3_url(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store's URL that nobody has used yet; the environment, also that of child processes, has what boto3 needs."""
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    for name, value in seaweed.environment().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}/{secrets.token_hex(6)}"
