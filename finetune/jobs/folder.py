@@ -9,6 +9,7 @@ checkpoints/       <step>/, complete as soon as it has that name; done.json: the
 evaluations/       <step>.json, one for every Checkpoint
 events/train, events/validation     TensorBoard
 logs/<role>.log    progress.json (the chief's, with its pulse)    evaluator.json (the evaluator's pulse)
+locks/<role>.lock  .mirror.json: what of the folder the store has, where that isn't on this disk (finetune.jobs.mirror)
 export/            head.safetensors, the assets, manifest.json, and export.json, written last
 result.json        what `finetune run --format json` prints        error.json    why the job failed
 ```
@@ -26,6 +27,8 @@ from typing import Any
 from finetune.spec import JobSpec
 from zoo.atomic_file import replaced_file
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
+
+CHECKPOINT_RECORD = "checkpoint.json"  # in each Checkpoint's folder, beside its tensors
 
 
 class AnotherSpec(FailedPrecondition):

@@ -13,13 +13,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finetune.jobs.folder import JobFolder
-from finetune.jobs.job import Job, JobEvent, JobState, StaleFence, StateChanged
+from finetune.jobs.job import Job, JobEvent, JobHeld, JobState, StaleFence, StateChanged
 from finetune.jobs.launcher import CHIEF, EVALUATOR, Launch, RoleProcess, launch, stop_all
+from finetune.jobs.mirroring import FolderCare, LocalFolder, Mirroring, MirrorPace
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
 from finetune.jobs.tables import data_home
@@ -30,6 +31,7 @@ EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 75
 _PROGRESS_SECONDS = 1.0  # between progress events of one phase
+_HELD_SECONDS = 30.0  # after which a job that another machine runs is looked at again
 
 
 class RoleCrashed(Internal):
@@ -46,6 +48,7 @@ class Patience:
     evaluator_end_grace: float = 20.0  # after the chief has exported
     poll: float = 0.2
     heartbeat: float = HEARTBEAT_SECONDS
+    mirror: MirrorPace = field(default_factory=MirrorPace)
 
 
 def job_folder_path(catalog: Catalog, job_id: str) -> Path:
@@ -125,6 +128,7 @@ class _Run:
         self._on_event = on_event
         self._cursor = 0
         self._lease = _Lease(queue, job, patience.heartbeat)
+        self._care: FolderCare = LocalFolder()
 
     def to_its_end(self) -> Job:
         self._lease.start()
@@ -134,6 +138,7 @@ class _Run:
             return self._cancelled()
         finally:
             stop_all(self.processes.values(), grace=0)
+            self._care.close()
             self._lease.stop()
             self._tell()
 
@@ -141,7 +146,7 @@ class _Run:
         """Every way out of `_supervise` leaves the job in a state that says what comes next."""
         try:
             return self._supervise()
-        except (StateChanged, StaleFence):
+        except (StateChanged, StaleFence, JobHeld):
             raise
         except KeyboardInterrupt:
             self._interrupt("Ctrl-C", self._folder)
@@ -153,15 +158,30 @@ class _Run:
 
     def _supervise(self) -> Job:
         catalog = open_catalog(self.store_url)
-        folder = JobFolder.create(
-            job_folder_path(catalog, self.job.id), job=self.job.id, spec=self.job.spec, store_url=self.store_url
-        )
+        root = job_folder_path(catalog, self.job.id)
+        self._take_care_of(catalog, root)
+        folder = JobFolder.create(root, job=self.job.id, spec=self.job.spec, store_url=self.store_url)
         self._folder = folder
+        self._care.follow(folder)
         if not folder.export_path.exists():  # else an earlier run was ended while publishing
             ended = self._train(folder)
             if ended is not None:
                 return ended
         return self._publish(catalog, folder)
+
+    def _take_care_of(self, catalog: Catalog, root: Path) -> None:
+        """For a store that isn't on this disk: claims the job there too, and fetches what others did of it."""
+        if catalog.store.local_path(f"jobs/{self.job.id}") is not None:
+            return
+        care = Mirroring(catalog.store, self.job, root, store_url=self.store_url, pace=self.patience.mirror)
+        self._care = care
+        try:
+            fetched = care.begin()
+        except JobHeld as error:
+            self._move(JobState.BACKOFF, not_before=self.queue.now().timestamp() + _HELD_SECONDS, message=error.message)
+            raise
+        if fetched:
+            self.job = self.queue.note(self.job, fetched)
 
     # -- training
 
@@ -191,8 +211,11 @@ class _Run:
     def _look(self, folder: JobFolder) -> None:
         """Mirrors progress, notices a lost lease and a wish to cancel (StateChanged, from any write)."""
         self._lease.check()
+        self._care.check()
         try:
             self._mirror(folder.read_progress())
+            for text in self._care.news():
+                self.job = self.queue.note(self.job, text)
             self._tell()
         except QueueUnavailable as error:  # the roles go on without it; the lease decides how long
             if not self._silent:
@@ -239,7 +262,7 @@ class _Run:
             return None
         stop_all(self.processes.values(), grace=self.patience.stop_grace)  # before others may claim the job
         if code == EXIT_INTERRUPTED:
-            return self._move(JobState.QUEUED, message="the chief was interrupted")
+            return self._end(JobState.QUEUED, message="the chief was interrupted")
         error = folder.read_error()
         if code == EXIT_FAILED and error is not None:
             return self._failed(error)
@@ -262,8 +285,9 @@ class _Run:
         self._move(JobState.PUBLISHING)
         self._tell()
         # By the job's id in the lineage, publishing is done once however often it is begun.
+        self._care.check()
         result = finish(catalog, folder, again=self.job.again)
-        return self._move(JobState.SUCCEEDED, result=dict(result), message=str(result.get("reference")))
+        return self._end(JobState.SUCCEEDED, result=dict(result), message=str(result.get("reference")))
 
     def _crashed(self, crash: RoleCrashed) -> Job:
         delays = self.patience.backoff_seconds
@@ -276,14 +300,14 @@ class _Run:
 
     def _failed(self, error: Mapping[str, Any]) -> Job:
         stop_all(self.processes.values(), grace=self.patience.stop_grace)
-        return self._move(JobState.FAILED, error=dict(error), message=str(error.get("message")))
+        return self._end(JobState.FAILED, error=dict(error), message=str(error.get("message")))
 
     def _interrupt(self, why: str, folder: JobFolder | None) -> Job:
         """The roles save and end. The job may be claimed only after that, so the lease is held until then."""
         stop_all(self.processes.values(), grace=self.patience.stop_grace)
         if folder is not None:
             self._mirror(folder.read_progress(), due=True)  # the step at which it goes on
-        return self._move(JobState.QUEUED, message=f"interrupted: {why}")
+        return self._end(JobState.QUEUED, message=f"interrupted: {why}")
 
     def _cancelled(self) -> Job:
         """A write met another state: the only one that others may set while we hold the lease is CANCELLING."""
@@ -292,10 +316,18 @@ class _Run:
             raise StaleFence(f"job {self.job.id} was taken from this supervisor; it is {current.state} now")
         stop_all(self.processes.values(), grace=self.patience.stop_grace)
         self.job = current
-        return self._move(JobState.CANCELLED)
+        return self._end(JobState.CANCELLED)
+
+    def _end(self, state: JobState, *, message: str | None = None, **changes: Any) -> Job:
+        """The store has all of the job's folder before its row says how it ended; if not, the row says that."""
+        lacking = self._care.settle(state, error=changes.get("error"), result=changes.get("result"))
+        if lacking:
+            print(f"warning: {lacking}", file=sys.stderr, flush=True)
+        return self._move(state, message="; ".join(filter(None, [message, lacking])) or None, **changes)
 
     def _move(self, state: JobState, **changes: Any) -> Job:
         self.job = self.queue.move(self.job, state, **changes)
+        self._care.tell(state)
         return self.job
 
     def _tell(self) -> None:

@@ -21,13 +21,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.jobs.folder import read_json, write_json
+from finetune.jobs.folder import CHECKPOINT_RECORD, read_json, write_json
 from finetune.spec import JobSpec
 from zoo.atomic_file import NoSpace, fsync_directory, storage_error
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 
 _PREFIX = "checkpoint"
-_RECORD = "checkpoint.json"
 _TEMPORARY = ".saving-"
 _FULL = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
@@ -92,7 +91,7 @@ class Checkpoints:
                 train_loss=train_loss,
                 seconds=seconds,
             )
-            write_json(temporary / _RECORD, record.__dict__)
+            write_json(temporary / CHECKPOINT_RECORD, record.__dict__)
             _sync_files(temporary)
             temporary.rename(self.root / str(step))
             fsync_directory(self.root)
@@ -103,11 +102,11 @@ class Checkpoints:
 
     def record(self, step: int) -> CheckpointRecord:
         """Raises CheckpointGone, DamagedCheckpoint, AnotherCheckpoint (of another spec)."""
-        path = self.root / str(step) / _RECORD
+        path = self.root / str(step) / CHECKPOINT_RECORD
         value = read_json(path)
         if value is None:
             if path.parent.exists():
-                raise DamagedCheckpoint(f"Checkpoint {path.parent} has no {_RECORD}")
+                raise DamagedCheckpoint(f"Checkpoint {path.parent} has no {CHECKPOINT_RECORD}")
             raise CheckpointGone(f"Checkpoint {path.parent} is not there (any more)")
         try:
             record = CheckpointRecord(**value)
