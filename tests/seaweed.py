@@ -23,7 +23,7 @@ from typing import IO
 
 BUCKET = "zoo"
 READY_WITHIN = 30.0  # seconds; 1 to 2 are usual
-STOP_WITHIN = 10.0  # seconds
+STOP_WITHIN = 3.0  # seconds; it waits for clients that keep a connection, and loses nothing by being killed
 TRIES = 5
 
 _PORTS = ("s3.port", "master.port", "volume.port", "filer.port", "admin.port")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.zoo.store_contract import MakeStore, StoreContract
 from zoo.atomic_file import NoAccess, NoSpace, NotADirectory
-from zoo.errors import InvalidArgument, Unimplemented
+from zoo.errors import InvalidArgument
 from zoo.store import InvalidStoreUrl, default_store_url, open_store
 from zoo.store.local import LocalStore, NoHardLinks
 from zoo.store.memory import MemoryStore
@@ -135,13 +135,21 @@ class TestUrls:
             open_store(url)
 
     def test_a_bare_path_is_explained(self) -> None:
-        with pytest.raises(InvalidStoreUrl, match="file:///DIR, memory://NAME") as caught:
+        with pytest.raises(InvalidStoreUrl, match="file:///DIR, s3://BUCKET/PREFIX, memory://NAME") as caught:
             open_store("/tmp/store")
         assert caught.value.hint == "--store file:///tmp/store"
 
-    def test_buckets_are_announced(self) -> None:
-        with pytest.raises(Unimplemented, match="S3 store"):
-            open_store("s3://bucket/prefix")
+    @pytest.mark.parametrize("url", ["s3://bucket/prefix/", "s3://bucket/a b/c", "s3://bucket"])
+    def test_buckets(self, url: str) -> None:
+        store = open_store(url)  # no request is sent
+        assert store.url == url.rstrip("/")
+        assert open_store(store.url).url == store.url
+        assert store.local_path("k") is None
+
+    @pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "s3://b", "s3://bucket//x", "s3://bucket/../x"])
+    def test_what_is_no_bucket(self, url: str) -> None:
+        with pytest.raises(InvalidStoreUrl):
+            open_store(url)
 
     def test_the_whole_disk_is_no_store(self) -> None:
         with pytest.raises(InvalidArgument, match="whole disk"):

@@ -1,4 +1,7 @@
-"""Stores by URL. Takes `file:///dir` or `memory://name`. Gives an ObjectStore. Next: `zoo.catalog`."""
+"""Stores by URL. Takes `file:///dir`, `s3://bucket/prefix` or `memory://name`. Gives an ObjectStore.
+
+Next: `zoo.catalog`.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
-from zoo.errors import InvalidArgument, Unimplemented
+from zoo.errors import InvalidArgument
 from zoo.store.object_store import ObjectStore
 
 
 class InvalidStoreUrl(InvalidArgument):
     """A text that names no store."""
-
-
-class StoreUnimplemented(Unimplemented):
-    """A kind of store that is planned, not built."""
 
 
 def default_store_url() -> str:
@@ -33,14 +32,15 @@ def open_store(url: str) -> ObjectStore:
     """The store at `url`; nothing is written yet.
 
     In a `file:` URL `%20` and the like are decoded, spaces may also stand as they are, a relative path starts at the
-    working directory and `~` is the user's home. Raises InvalidStoreUrl, StoreUnimplemented, NotADirectory.
+    working directory and `~` is the user's home. Raises InvalidStoreUrl, NotADirectory, and for a bucket
+    BadSettings.
     """
     kind, separator, location = url.partition("://")
     opener = _OPENERS.get(kind) if separator else None
     if opener is None:
         looks_local = not separator and kind.startswith((".", "/", "~"))
         raise InvalidStoreUrl(
-            f"store {url[:300]!r} has none of the known kinds: file:///DIR, memory://NAME",
+            f"store {url[:300]!r} has none of the known kinds: file:///DIR, s3://BUCKET/PREFIX, memory://NAME",
             hint=f"--store file://{Path(url).absolute()}" if looks_local else "--store file:///DIR",
             url=url[:300],
         )
@@ -65,10 +65,10 @@ def _open_memory(location: str) -> ObjectStore:
 
 
 def _open_s3(location: str) -> ObjectStore:
-    raise StoreUnimplemented(
-        f"store 's3://{location[:300]}': buckets come with the S3 store, which this version does not have",
-        hint="--store file:///DIR",
-    )
+    from zoo.store.retrying import RetryingStore
+    from zoo.store.s3 import open_s3
+
+    return RetryingStore(open_s3(location))
 
 
 _OPENERS: dict[str, Callable[[str], ObjectStore]] = {"file": _open_file, "memory": _open_memory, "s3": _open_s3}
