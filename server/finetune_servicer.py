@@ -13,7 +13,8 @@ from pathlib import Path
 
 import grpc
 
-from finetune.jobs.job import Job, JobEvent
+from finetune.jobs.adopt import is_elsewhere, tell_cancelled
+from finetune.jobs.job import Job, JobEvent, JobState
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.submit import submit_or_resume
 from protos.modelzoo.v1 import finetune_pb2, finetune_pb2_grpc
@@ -59,7 +60,8 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
         spec = convert.job_spec(request.spec, self._roots)
         for reference in filter(None, (spec.backbone, spec.start_from)):
             self._catalog.get(reference)  # an unknown one is refused now, not by a job in an hour
-        return submit_or_resume(self._queue, spec, again=request.again, for_server=True)
+        store = self._catalog.store
+        return submit_or_resume(self._queue, spec, again=request.again, for_server=True, store=store)
 
     async def GetFineTuneJob(
         self, request: finetune_pb2.GetFineTuneJobRequest, _context: grpc.aio.ServicerContext
@@ -111,7 +113,13 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
     async def CancelFineTuneJob(
         self, request: finetune_pb2.CancelFineTuneJobRequest, _context: grpc.aio.ServicerContext
     ) -> finetune_pb2.FineTuneJob:
-        return convert.job(await in_thread(self._threads, self._queue.cancel, request.id))
+        return convert.job(await in_thread(self._threads, self._cancel, request.id))
+
+    def _cancel(self, job_id: str) -> Job:
+        job = self._queue.cancel(job_id)
+        if job.state is JobState.CANCELLED and is_elsewhere(self._catalog.store):
+            tell_cancelled(self._catalog.store, job)
+        return job
 
     async def EvaluateVersion(
         self, request: finetune_pb2.EvaluateVersionRequest, _context: grpc.aio.ServicerContext

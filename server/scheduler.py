@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
+from finetune.jobs.adopt import adopt_abandoned, is_elsewhere
 from finetune.jobs.job import OWNED, Job, JobState, StaleFence, StateChanged
 from finetune.jobs.launcher import exec_module
 from finetune.jobs.queue import JobQueue
@@ -25,6 +26,7 @@ from zoo.catalog import Catalog
 from zoo.errors import ZooError
 
 _POLL_SECONDS = 0.5
+_ADOPT_SECONDS = 60.0  # between looks into a store elsewhere for jobs whose machine is gone
 _LONGEST_DELAY = 60.0
 _EXPECTED = frozenset({0, EXIT_INTERRUPTED, EXIT_NOT_MINE})
 _WAITING = frozenset({JobState.QUEUED, JobState.BACKOFF})
@@ -38,6 +40,7 @@ class Scheduler:
         self._at_most = at_most
         self._threads = threads
         self._started: dict[str, subprocess.Popen[bytes]] = {}  # job id → the supervisor that we started for it
+        self._adopt_at = 0.0  # monotonic
         self._trouble: dict[str, tuple[int, float]] = {}  # job id → failed starts, no sooner again than (monotonic)
 
     async def run(self) -> None:
@@ -56,6 +59,10 @@ class Scheduler:
             if code is not None:
                 del self._started[job_id]
                 self._ended(job_id, code)
+        if is_elsewhere(self._catalog.store) and time.monotonic() >= self._adopt_at:
+            self._adopt_at = time.monotonic() + _ADOPT_SECONDS
+            for job_id in await in_thread(self._threads, adopt_abandoned, self._queue, self._catalog.store):
+                print(f"scheduler: job {job_id} of a server that is gone goes on here", file=sys.stderr, flush=True)
         for job in await in_thread(self._threads, self._due):
             self._start(job)
 

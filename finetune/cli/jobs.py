@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import sys
 import time
@@ -28,6 +29,7 @@ from zoo.errors import Cancelled, NotFound, from_dict
 
 if TYPE_CHECKING:
     from finetune.jobs.queue import JobQueue
+    from zoo.store.object_store import ObjectStore
 
 JobId = Annotated[str, typer.Argument(metavar="JOB")]
 POLL_SECONDS = 0.5
@@ -51,10 +53,12 @@ class Jobs(Protocol):
 
 
 class LocalJobs:
-    """The queue of a store on this machine."""
+    """The queue that this machine keeps for a store. Where the store isn't on this disk, it knows of other machines'
+    jobs too."""
 
-    def __init__(self, queue: JobQueue) -> None:
+    def __init__(self, queue: JobQueue, store: ObjectStore) -> None:
         self._queue = queue
+        self._store = store
 
     def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]:
         page = self._queue.list(name=name)
@@ -63,7 +67,16 @@ class LocalJobs:
             page = self._queue.list(name=name, before=(page[-1].created, page[-1].id))
 
     def get_job(self, job_id: str) -> dict[str, Any]:
-        return self._queue.get(job_id).to_json()
+        from finetune.jobs.adopt import is_elsewhere, read_job, stored_job_json
+        from finetune.jobs.job import UnknownJob
+
+        try:
+            return self._queue.get(job_id).to_json()
+        except UnknownJob:
+            found = read_job(self._store, job_id) if is_elsewhere(self._store) else None
+            if found is None:
+                raise
+            return stored_job_json(self._store, found)
 
     def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]:
         while True:
@@ -76,7 +89,13 @@ class LocalJobs:
             time.sleep(POLL_SECONDS)
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
-        return self._queue.cancel(job_id).to_json()
+        from finetune.jobs.adopt import is_elsewhere, tell_cancelled
+        from finetune.jobs.job import JobState
+
+        job = self._queue.cancel(job_id)
+        if job.state is JobState.CANCELLED and is_elsewhere(self._store):
+            tell_cancelled(self._store, job)
+        return job.to_json()
 
 
 @contextlib.contextmanager
@@ -91,11 +110,12 @@ def opened(store: str | None, server: str | None, token: str | None) -> Iterator
         return
     from finetune.jobs.queue import JobQueue
     from finetune.jobs.tables import default_queue_url
-    from zoo.store import default_store_url
+    from zoo.store import default_store_url, open_store
 
-    queue = JobQueue(default_queue_url(store or default_store_url()))
+    url = store or default_store_url()
+    queue = JobQueue(default_queue_url(url))
     try:
-        yield LocalJobs(queue)
+        yield LocalJobs(queue, open_store(url))
     finally:
         queue.close()
 
@@ -221,20 +241,29 @@ def logs(
     debug: DebugOption = False,
 ) -> None:
     """Print what a role of a job wrote: its stdout and stderr."""
+    from finetune.jobs.adopt import is_elsewhere, stored_log, stored_roles
     from finetune.jobs.folder import JobFolder
     from finetune.jobs.supervisor import job_folder_path
     from zoo.catalog import open_catalog
 
     with opened(store, None, None) as jobs:
         jobs.get_job(job_id)
-    folder = JobFolder(job_folder_path(open_catalog(store), job_id))
+    catalog = open_catalog(store)
+    folder = JobFolder(job_folder_path(catalog, job_id))
     path = folder.log_path(role)
-    if not path.is_file():
-        there = sorted(log.stem for log in folder.logs.glob("*.log")) if folder.logs.is_dir() else []
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            for line in lines:
+                sys.stdout.write(line)
+        return
+    there = sorted(log.stem for log in folder.logs.glob("*.log")) if folder.logs.is_dir() else []
+    if is_elsewhere(catalog.store):
+        there = stored_roles(catalog.store, job_id)
+    if role not in there:
         raise NoLog(f"job {job_id} has no log of {role!r}; there are: {', '.join(there) or 'none'}")
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for line in lines:
-            sys.stdout.write(line)
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")  # a piece may end within a character
+    for piece in stored_log(catalog.store, job_id, role):
+        sys.stdout.write(decoder.decode(piece))
 
 
 def cancel(

@@ -121,7 +121,7 @@ def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any
         catalog.get(reference)  # an unknown one is said before anything is written
     queue = JobQueue(default_queue_url(store_url))
     try:
-        job = submit_or_resume(queue, spec, again=again)
+        job = submit_or_resume(queue, spec, again=again, store=catalog.store)
         say(f"job {job.id}")
         if job.state is JobState.SUCCEEDED:
             say("already published by the same spec; --again runs it once more")

@@ -110,25 +110,29 @@ class JobQueue:
         # Whole microseconds, which a Job's `created` keeps: paging compares it with the stored number.
         now = _moment(self._now()).timestamp()
         job_id = f"{_moment(now):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        row = {
-            "id": job_id,
-            "name": spec.name,
-            "spec": json.dumps(spec.to_json(), ensure_ascii=False),
-            "state": str(JobState.QUEUED),
-            "fence": 0,
-            "attempts": 0,
-            "failures": 0,
-            "created": now,
-            "updated": now,
-            "again": again,
-            "scheduled": scheduled,
-        }
+        row = _new_row(job_id, spec, created=now, again=again, scheduled=scheduled)
         with self._write() as connection:
             try:
-                connection.execute(sa.insert(JOBS).values(**row))
+                connection.execute(sa.insert(JOBS).values(**row, state=str(JobState.QUEUED), updated=now))
             except IntegrityError:
                 raise NameBusy(f"model {spec.name!r} already has an unfinished job", name=spec.name) from None
             self._event(connection, job_id, "state", JobState.QUEUED, 0, {}, now)
+            return self._get(connection, job_id)
+
+    def adopt(
+        self, job_id: str, spec: JobSpec, *, state: JobState, created: float, again: bool, scheduled: bool,
+        error: Mapping[str, Any] | None, result: Mapping[str, Any] | None, message: str,
+    ) -> Job:  # fmt: skip
+        """A job that another queue began, as QUEUED or as it ended. Raises NameBusy as `create`."""
+        now = self._now()
+        row = _new_row(job_id, spec, created=_moment(created).timestamp(), again=again, scheduled=scheduled)
+        ends = {"error": error and json.dumps(dict(error)), "result": result and json.dumps(dict(result))}
+        with self._write() as connection:
+            try:
+                connection.execute(sa.insert(JOBS).values(**row, **ends, state=str(state), updated=now))
+            except IntegrityError:
+                raise NameBusy(f"model {spec.name!r} already has an unfinished job", name=spec.name) from None
+            self._event(connection, job_id, "state", state, 0, {"message": message}, now)
             return self._get(connection, job_id)
 
     def claim(self, job_id: str, owner: Owner) -> Job:
@@ -316,6 +320,12 @@ class _Answering:
             raise QueueUnavailable(f"the job queue does not answer: {late.orig}") from late
         if isinstance(error, DBAPIError):
             raise QueueUnavailable(f"the job queue does not answer: {error.orig}") from error
+
+
+def _new_row(job_id: str, spec: JobSpec, *, created: float, again: bool, scheduled: bool) -> dict[str, Any]:
+    text = json.dumps(spec.to_json(), ensure_ascii=False)
+    row = {"id": job_id, "name": spec.name, "spec": text, "created": created, "again": again, "scheduled": scheduled}
+    return row | {"fence": 0, "attempts": 0, "failures": 0}
 
 
 def _refusal(meant: Job, current: Job) -> StaleFence | StateChanged:

@@ -25,11 +25,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from finetune.jobs.folder import DamagedJobFile
 from finetune.jobs.job import ENDED, OWNED, Job, JobHeld, JobState, StaleFence
 from finetune.jobs.owner import Owner
+from zoo.errors import ZooError
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
 STORE_LEASE_SECONDS = 60.0  # a machine's queue has shorter ones; a bucket is slower, and asked less often
 _TRIES = 6  # while the outcome of a claim is unknown
 _HELD = OWNED | {JobState.BACKOFF}  # its supervisor waits to start it again
+
+
+class ClaimedElsewhere(StaleFence):
+    """Another machine has claimed the job since, and runs it."""
 
 
 class JobRecord(BaseModel):
@@ -152,10 +157,10 @@ class StoreLease:
         return before
 
     def beat(self, state: JobState, *, error: Any = None, result: Any = None) -> None:
-        """Says that this owner is alive. Raises StaleFence when another machine has claimed the job since."""
+        """Says that this owner is alive. Raises ClaimedElsewhere."""
         newest = newest_claim(self._store, self._job.id)
         if newest > self.claim:
-            raise StaleFence(
+            raise ClaimedElsewhere(
                 f"job {self._job.id} was claimed by another machine (claim {newest} in {self._store.url}, ours is "
                 f"{self.claim})",
                 job=self._job.id,
@@ -176,7 +181,7 @@ class StoreLease:
         self._store.put(record_key(self._job.id), record.model_dump_json(indent=1).encode())
 
     def release(self, state: JobState, *, error: Any = None, result: Any = None) -> None:
-        """The last word of this claim. Raises StaleFence."""
+        """The last word of this claim. Raises ClaimedElsewhere."""
         self.beat(state, error=error, result=result)
         if state in ENDED:
             self._store.delete(open_index_key(self._job.id))
@@ -184,18 +189,22 @@ class StoreLease:
     def _create(self, key: str) -> bool:
         """Whether this process made the object; a lost answer is settled by reading it."""
         mine = json.dumps({"owner": self._owner.encode(), "id": secrets.token_hex(16)}).encode()
+        trouble: ZooError | None = None
         for attempt in range(_TRIES):
             try:
                 self._store.create(key, mine)
-            except ObjectExists:
-                return self._store.read(key) == mine  # a layer below may have sent it twice
-            except (StoreBusy, NoAnswer):
-                if attempt == _TRIES - 1:
-                    raise
-                time.sleep(0.1 * 2**attempt)
+            except ObjectExists as error:  # perhaps by us: a layer below may have sent it twice
+                trouble = error
+            except (StoreBusy, NoAnswer) as error:
+                trouble = error
             else:
                 return True
-        return False
+            try:
+                return self._store.read(key) == mine
+            except ObjectMissing:
+                time.sleep(0.1 * 2**attempt)
+        assert trouble is not None
+        raise trouble
 
 
 def _held(job_id: str, owner: Owner | None, where: str) -> JobHeld:

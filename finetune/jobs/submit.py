@@ -5,18 +5,22 @@ Takes a JobSpec. Gives a Job. Next: `finetune.jobs.supervisor` (the local CLI) o
 
 from __future__ import annotations
 
+from finetune.jobs.adopt import adopt_newest, is_elsewhere
 from finetune.jobs.folder import spec_differences
 from finetune.jobs.job import Job, JobHeld, JobState, StaleFence, StateChanged
 from finetune.jobs.queue import JobQueue, NameBusy
 from finetune.spec import JobSpec
 from zoo.errors import FailedPrecondition
+from zoo.store.object_store import ObjectStore
 
 
 class UnfinishedWithAnotherSpec(FailedPrecondition):
     """The model has an unfinished job, and what is asked now differs from it."""
 
 
-def submit_or_resume(queue: JobQueue, spec: JobSpec, *, again: bool = False, for_server: bool = False) -> Job:
+def submit_or_resume(
+    queue: JobQueue, spec: JobSpec, *, again: bool = False, for_server: bool = False, store: ObjectStore | None = None
+) -> Job:
     """The job to run, or to look at, for a request.
 
     - No job of that model, or a finished one of another spec: a new job.
@@ -28,7 +32,10 @@ def submit_or_resume(queue: JobQueue, spec: JobSpec, *, again: bool = False, for
 
     Args:
         for_server: the job may be run by a server's scheduler, without the caller.
+        store: where other machines' jobs are looked for, if it isn't on this disk.
     """
+    if store is not None and is_elsewhere(store):
+        adopt_newest(queue, store, spec.name, for_server=for_server)
     for _ in range(20):  # somebody else may submit, claim or cancel in between; then look again
         job = queue.latest(spec.name)
         try:

@@ -23,6 +23,7 @@ from finetune.jobs.launcher import CHIEF, EVALUATOR, Launch, RoleProcess, launch
 from finetune.jobs.mirroring import FolderCare, LocalFolder, Mirroring, MirrorPace
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
+from finetune.jobs.store_lease import ClaimedElsewhere
 from finetune.jobs.tables import data_home
 from zoo.catalog import Catalog, open_catalog
 from zoo.errors import Internal, ZooError
@@ -80,7 +81,7 @@ def run_job(
         the job: SUCCEEDED with `result`, FAILED with `error`, CANCELLED, or QUEUED when interrupted.
     Raises:
         UnknownJob, JobHeld, JobEnded: it can't be claimed.
-        StaleFence: the lease was lost; the roles have been ended.
+        StaleFence: the lease was lost, here or in the store; the roles have been ended.
         KeyboardInterrupt: after the roles have saved and the job is QUEUED again.
     """
     stop = stop or threading.Event()
@@ -146,7 +147,11 @@ class _Run:
         """Every way out of `_supervise` leaves the job in a state that says what comes next."""
         try:
             return self._supervise()
-        except (StateChanged, StaleFence, JobHeld):
+        except (JobHeld, ClaimedElsewhere) as error:  # told by the store, while the lease here is ours
+            stop_all(self.processes.values(), grace=0)
+            self._move(JobState.BACKOFF, not_before=self.queue.now().timestamp() + _HELD_SECONDS, message=error.message)
+            raise
+        except (StateChanged, StaleFence):
             raise
         except KeyboardInterrupt:
             self._interrupt("Ctrl-C", self._folder)
@@ -175,12 +180,7 @@ class _Run:
             return
         care = Mirroring(catalog.store, self.job, root, store_url=self.store_url, pace=self.patience.mirror)
         self._care = care
-        try:
-            fetched = care.begin()
-        except JobHeld as error:
-            self._move(JobState.BACKOFF, not_before=self.queue.now().timestamp() + _HELD_SECONDS, message=error.message)
-            raise
-        if fetched:
+        if fetched := care.begin():
             self.job = self.queue.note(self.job, fetched)
 
     # -- training
