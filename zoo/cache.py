@@ -51,6 +51,10 @@ class BlobCache:
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    @property
+    def root(self) -> Path:
+        return self._root
+
     def open_blob(self, store: ObjectStore, digest: str, *, size: int, what: str, chunks: Sequence[str] = ()) -> Path:
         """A local file with the blob's bytes, verified. `what` names it in errors, e.g. `head of captioner@3`.
 

@@ -2,27 +2,36 @@
 
 Takes Manifests and files. Gives ModelVersions and verified local files. Next: `zoo.tensors`, `finetune.models`.
 
-Nothing is named before its bytes are there: first the blobs, then the manifest, then the event in the model's log
-(`zoo.model_logs`), so that a crash anywhere leaves the old state, and perhaps some bytes without a name.
+Nothing is named before its bytes are there: first an intent (`zoo.intents`), then the blobs, then the manifest, then
+the event in the model's log (`zoo.model_logs`), so that a crash anywhere leaves the old state, and perhaps some bytes
+without a name, which `zoo gc` finds. Reading writes nothing, so it works on a store that can't be written to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from zoo.cache import BlobCache, default_cache_root
-from zoo.errors import InvalidArgument, NotFound
-from zoo.log import AliasSet, Change, Created, Event, ModelState, VersionEntry, VersionPublished
-from zoo.lookup import no_such_model, no_such_version, refuse_deleted
+from zoo import lifecycle
+from zoo.cache import BlobCache, CorruptBlob, blob_key, default_cache_root
+from zoo.errors import InvalidArgument, NotFound, ZooError
+from zoo.file_hash import FileHash
+from zoo.intents import HeldIntent, held_intent
+from zoo.lifecycle import Decision
+from zoo.log import DamagedLog, Event, ModelState, NewerLog, VersionEntry
+from zoo.lookup import meant_entry, no_such_model, refuse_deleted
 from zoo.manifest import Asset, Component, Manifest
+from zoo.manifests import Manifests
 from zoo.model_logs import ModelLogs
 from zoo.names import Reference, check_alias, check_model_name
 from zoo.store import default_store_url, open_store
-from zoo.store.object_store import ObjectStore
-from zoo.transfer import read_manifest, send_blobs, send_manifest
+from zoo.store.object_store import ObjectMissing, ObjectStore
+from zoo.store_id import made_store_id
+from zoo.transfer import DamagedManifest, NewerManifest, Sending, create_same, send_manifest
 
 
 class ForeignVersion(InvalidArgument):
@@ -58,13 +67,18 @@ class ModelVersion:
 class Published:
     version: ModelVersion
     existing: bool  # it already was the newest version
-    bytes_sent: int  # bytes of the blobs that this call wrote
+    bytes_sent: int  # bytes of the blobs that the store lacked
 
 
 Versions = list[ModelVersion]  # inside the class, `list` is the method
 Names = list[str]
 Events = list[Event]
 States = list[ModelState]
+OnProblem = Callable[[str, ZooError], None]
+
+
+def _warn(name: str, error: ZooError) -> None:
+    logging.getLogger(__name__).warning("model %s is left out: %s", name, error)
 
 
 def open_catalog(store_url: str | None = None) -> Catalog:
@@ -81,15 +95,20 @@ class Catalog:
     def __init__(self, store: ObjectStore, cache: BlobCache) -> None:
         self.store = store
         self.cache = cache
-        self._logs = ModelLogs(store)
+        self.logs = ModelLogs(store)
+        self._manifests = Manifests(store, cache.root)
+        self._may_write = False  # once this process has looked
 
-    def publish(self, name: str, manifest: Manifest, files: Mapping[str, Path], *, again: bool = False) -> Published:
+    def publish(
+        self, name: str, manifest: Manifest, files: Mapping[str, Path | FileHash], *, again: bool = False
+    ) -> Published:
         """Makes `manifest` the next version of `name`, unless it already is the newest one (and not `again`).
 
-        `files`: digest → local path, for every component or asset whose blob may not be in the store yet.
-        Raises InvalidName, UnstorableManifest, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile and the
-        store's errors; whatever is raised, no name has changed its meaning (but for UnknownOutcome, which says that it
-        may have).
+        `files`: digest → local file, for every component or asset whose blob may not be in the store yet; a FileHash
+        isn't hashed again while its file is unchanged.
+        Raises InvalidName, UnstorableManifest, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile,
+        UnsoundStore, SweepUnderway and the store's errors; whatever is raised, no name has changed its meaning (but for
+        UnknownOutcome, which says that it may have).
         """
         check_model_name(name)
         try:
@@ -98,36 +117,57 @@ class Catalog:
             raise UnstorableManifest(
                 f"the manifest for {name!r} has a value that JSON does not have: {error}"
             ) from None
-
-        def change(state: ModelState) -> Change | None:
-            refuse_deleted(state)
-            if not again and state.newest and state.newest.digest == digest:
-                return None
-            return VersionPublished(version=len(state.versions) + 1, digest=digest)
-
-        sent = 0
-        state: ModelState = self._logs.state(name)
-        if change(state) is not None:
-            sent = send_blobs(self.store, manifest, files)
-            send_manifest(self.store, manifest)
-        self._logs.commit(name, lambda state: None if state.seq else Created())
-        state, event = self._logs.commit(name, change)
-        version = _model_version(state, state.versions[-1], manifest)
-        return Published(version=version, existing=event is None, bytes_sent=sent)
+        decide = lifecycle.publication(digest, again=again)
+        state = self.logs.state(name)
+        if lifecycle.creation(state) is None and decide(state) is None:
+            return _published(state, manifest, existing=True, sent=0)
+        sending = Sending(self.store, manifest, files)
+        sending.check()
+        self._before_writing()
+        with held_intent(self.store, sending.digests | {digest}) as intent:
+            sent = _send_all(intent, sending, manifest)
+            self.logs.commit(name, lifecycle.creation)
+            state, event = self.logs.commit(name, decide)
+        return _published(state, manifest, existing=event is None, sent=sent)
 
     def get(self, reference: str) -> ModelVersion:
-        """The version that `reference` means now. Raises InvalidName, UnknownModel, UnknownVersion, DeletedModel."""
-        meant = Reference.parse(reference)
-        state = self._state(meant.name)
-        return self._load(state, _entry(state, meant))
+        """The version that `reference` means now.
 
-    def list(self) -> Versions:
-        """The newest version of each model, by name; deleted models are left out."""
-        return [self._load(state, state.versions[-1]) for state in self._states()]
+        Raises InvalidName, UnknownModel, UnknownVersion, DeletedModel, DamagedManifest, NewerManifest, DamagedLog and
+        NewerLog. Of a model whose log can't be read to its end, the versions before that place can be had by their
+        number or digest, which no later event gives another meaning.
+        """
+        meant = Reference.parse(reference)
+        try:
+            state = self._state(meant.name)
+        except (DamagedLog, NewerLog) as error:
+            state = _readable_part(error, meant)
+        return self.load(state, meant_entry(state, meant))
+
+    def load(self, state: ModelState, entry: VersionEntry) -> ModelVersion:
+        """The version that `entry` of `state` is. Raises DamagedManifest, NewerManifest."""
+        manifest = self.manifest(entry.digest, f"{state.name}@{entry.number}")
+        return _model_version(state, entry, manifest)
+
+    def manifest(self, digest: str, what: str) -> Manifest:
+        """A verified manifest; `what` names the version in errors. Raises DamagedManifest, NewerManifest."""
+        return self._manifests.read(digest, what)
+
+    def list(self, on_problem: OnProblem = _warn) -> Versions:
+        """The newest version of each model, by name; deleted models are left out.
+
+        on_problem: called with the name and the error for each model that can't be read; by default a warning is
+            logged. One of them doesn't keep the others from being listed.
+        """
+        return [
+            version
+            for state in self._states(on_problem)
+            if (version := self._readable(state, state.versions[-1], on_problem))
+        ]
 
     def names(self) -> Names:
         """Every name that has a log, so also of deleted models and of such whose first publish was cut short."""
-        return self._logs.names()
+        return self.logs.names()
 
     def references(self, name: str) -> Names:
         """`name@1`, `name@2`, … as the log has them; no manifest is read. Raises as `versions`."""
@@ -136,7 +176,7 @@ class Catalog:
     def versions(self, name: str) -> Versions:
         """Every version of a model, oldest first. Raises InvalidName, UnknownModel, DeletedModel."""
         state = self._state(check_model_name(name))
-        return [self._load(state, entry) for entry in state.versions]
+        return [self.load(state, entry) for entry in state.versions]
 
     def set_alias(self, name: str, alias: str, reference: str) -> ModelVersion:
         """Lets `alias` mean the version `reference` of the same model. Raises ForeignVersion, and as `get`."""
@@ -148,18 +188,59 @@ class Catalog:
                 f"alias {alias!r} of model {name!r} cannot mean {reference!r}, a version of another model",
                 hint=f"zoo alias {meant.name} {alias} {reference}",
             )
-        number = _entry(self._state(name), meant).number
+        return self._change_version(meant, lambda number: lifecycle.alias(alias, number))
 
-        def change(state: ModelState) -> Change | None:
-            refuse_deleted(state)
-            return None if state.aliases.get(alias) == number else AliasSet(alias=alias, version=number)
+    def archive(self, reference: str, *, undo: bool = False) -> ModelVersion:
+        """Marks a version as no longer meant for new work, or takes the mark away; it stays as it is otherwise.
 
-        state, _ = self._logs.commit(name, change)
-        return self._load(state, state.versions[number - 1])
+        Raises as `get`.
+        """
+        meant = Reference.parse(reference)
+        return self._change_version(meant, lambda number: lifecycle.archiving(number, undo=undo))
+
+    def delete(self, name: str) -> ModelState:
+        """Hides a model with all its versions. For 30 days `undelete` brings it back; then its name is free, and
+        `zoo gc` may remove what only it used. Deleting a deleted model changes nothing. Raises UnknownModel."""
+        return self._change_model(name, lifecycle.deletion)
+
+    def undelete(self, name: str) -> ModelState:
+        """Brings a deleted model back as it was. Raises UnknownModel, UndeleteExpired."""
+        return self._change_model(name, lifecycle.undeletion)
+
+    def set_card(self, name: str, text: bytes) -> Event | None:
+        """Gives a model a card with this text; None when it has that one. Raises UnknownModel, DeletedModel."""
+        state = self._state(check_model_name(name))
+        digest = "sha256:" + hashlib.sha256(text).hexdigest()
+        decide = lifecycle.card(digest)
+        if decide(state) is None:
+            return None
+        self._before_writing()
+        with held_intent(self.store, frozenset({digest})) as intent:
+            intent.wait_for_sweeps()
+            create_same(self.store, blob_key(digest), text)
+            return self.logs.commit(name, decide)[1]
+
+    def read_blob(self, digest: str) -> bytes:
+        """The verified bytes of a small blob, such as a card's text. Raises CorruptBlob."""
+        try:
+            data = self.store.read(blob_key(digest))
+        except ObjectMissing:
+            raise CorruptBlob(
+                f"the blob {digest} is not in {self.store.url}", hint="zoo verify", expected=digest
+            ) from None
+        found = "sha256:" + hashlib.sha256(data).hexdigest()
+        if found != digest:
+            raise CorruptBlob(
+                f"the blob {digest} in {self.store.url} has the bytes of {found}",
+                hint="zoo verify",
+                expected=digest,
+                found=found,
+            )
+        return data
 
     def history(self, name: str) -> Events:
         """Everything that ever happened to a model, oldest first; also of a deleted one. Raises UnknownModel."""
-        events = list(self._logs.events(check_model_name(name)))
+        events = list(self.logs.events(check_model_name(name)))
         if not events:
             raise self._unknown(name)
         return events
@@ -167,8 +248,8 @@ class Catalog:
     def children(self, reference: str) -> Versions:
         """Versions, of any model, whose lineage names this version as their parent. Raises as `get`."""
         parent = self.get(reference).reference
-        versions = (self._load(state, entry) for state in self._states() for entry in state.versions)
-        return [version for version in versions if version.manifest.lineage.parent == parent]
+        versions = (self._readable(state, entry, _warn) for state in self._states(_warn) for entry in state.versions)
+        return [version for version in versions if version and version.manifest.lineage.parent == parent]
 
     def ancestors(self, reference: str) -> tuple[Versions, str | None]:
         """The parent, its parent and so on, nearest first; and the parent that is no longer there, if any.
@@ -212,36 +293,83 @@ class Catalog:
         what = f"{kind} {name} of {version.reference}"
         return self.cache.open_blob(self.store, found.digest, size=found.bytes, chunks=found.chunks, what=what)
 
+    def _before_writing(self) -> None:
+        """Makes the store's id, and refuses a bucket whose promises don't hold."""
+        if self._may_write:
+            return
+        identity = made_store_id(self.store)
+        if self.store.url.startswith("s3://"):
+            from zoo.store.probe import require_sound
+
+            require_sound(self.store, self.cache.root, identity)
+        self._may_write = True
+
+    def _change_version(self, meant: Reference, decide: Callable[[int], Decision]) -> ModelVersion:
+        number = meant_entry(self._state(meant.name), meant).number
+        self._before_writing()
+        state, _ = self.logs.commit(meant.name, decide(number))
+        return self.load(state, meant_entry(state, Reference(name=meant.name, version=number)))
+
+    def _change_model(self, name: str, decide: Decision) -> ModelState:
+        state = self.logs.state(check_model_name(name))
+        if not state.versions:
+            raise self._unknown(name)
+        if decide(state) is None:
+            return state
+        self._before_writing()
+        return self.logs.commit(name, decide)[0]
+
     def _state(self, name: str) -> ModelState:
         """The state of a model that has a version and isn't deleted."""
-        state = self._logs.state(name)
+        state = self.logs.state(name)
         if not state.versions:
             raise self._unknown(name)
         refuse_deleted(state)
         return state
 
-    def _states(self) -> States:
-        return [state for state in self._logs.states() if state.versions and not state.deleted]
+    def _states(self, on_problem: OnProblem) -> States:
+        return [state for state in self.logs.states(on_problem) if state.versions and not state.deleted]
+
+    def _readable(self, state: ModelState, entry: VersionEntry, on_problem: OnProblem) -> ModelVersion | None:
+        try:
+            return self.load(state, entry)
+        except (DamagedManifest, NewerManifest) as error:
+            on_problem(state.name, error)
+            return None
 
     def _unknown(self, name: str) -> NotFound:
-        return no_such_model(name, [other for other in self._logs.names() if other != name], self.store.url)
-
-    def _load(self, state: ModelState, entry: VersionEntry) -> ModelVersion:
-        manifest = read_manifest(self.store, entry.digest, f"{state.name}@{entry.number}")
-        return _model_version(state, entry, manifest)
+        return no_such_model(name, [other for other in self.logs.names() if other != name], self.store.url)
 
 
-def _entry(state: ModelState, reference: Reference) -> VersionEntry:
-    number: int | None = len(state.versions)
-    if reference.version is not None:
-        number = reference.version
-    elif reference.alias is not None:
-        number = state.aliases.get(reference.alias)
-    elif reference.digest is not None:
-        number = next((v.number for v in reversed(state.versions) if v.digest == reference.digest), None)
-    if number is None or number > len(state.versions):
-        raise no_such_version(reference, state)
-    return state.versions[number - 1]
+def _published(state: ModelState, manifest: Manifest, *, existing: bool, sent: int) -> Published:
+    version = _model_version(state, state.versions[-1], manifest)
+    return Published(version=version, existing=existing, bytes_sent=sent)
+
+
+def _send_all(intent: HeldIntent, sending: Sending, manifest: Manifest) -> int:
+    """Steps 2 to 4 of a publish (see `zoo.intents`); returns the bytes that were sent."""
+    sent = 0
+    while True:
+        intent.wait_for_sweeps()
+        sent += sending.send()
+        send_manifest(sending.store, manifest)
+        if not intent.is_past_half():
+            return sent
+        intent.renew()
+
+
+def _readable_part(error: DamagedLog | NewerLog, meant: Reference) -> ModelState:
+    """The state before what can't be read, for a reference that nothing after it can change; else raises."""
+    before = error.before
+    if before is None or before.deleted or not before.versions:
+        raise error
+    if meant.version is None and meant.digest is None:
+        first, last = before.purged + 1, before.last_number
+        error.message += f"; until then it has the versions {first} to {last}, which can be had by their number"
+        error.args = (error.message,)
+        error.hint = f"{error.hint}; or {meant.name}@{last}" if error.hint else f"{meant.name}@{last}"
+        raise error
+    return before
 
 
 def _model_version(state: ModelState, entry: VersionEntry, manifest: Manifest) -> ModelVersion:

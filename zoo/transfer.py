@@ -1,25 +1,37 @@
 """Transfer of blobs and manifests into a store.
 
 Takes a Manifest and local files. Gives blobs under their digests, each hashed before it is sent. Next: `zoo.catalog`.
+
+What has a key that names its bytes may be sent again by whoever doesn't know whether it arrived: that it is there
+already is then as good as having written it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from zoo.atomic_file import storage_error
-from zoo.cache import blob_key, file_digest
+from zoo.cache import blob_key
 from zoo.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument
-from zoo.manifest import Asset, Component, Manifest
-from zoo.store.object_store import ObjectExists, ObjectMissing, ObjectStore
+from zoo.file_hash import CHUNK_BYTES, FileHash, hash_file
+from zoo.manifest import SCHEMA_VERSION, Asset, Component, Manifest
+from zoo.pauses import Pauses
+from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
-CHUNK = 1 << 22  # bytes
+_TRIES = 8  # of a small object's create, which no layer below repeats
+_FIRST_PAUSE = 0.05  # seconds; doubled each time
+_LONGEST_PAUSE = 2.0  # seconds
+_FILE_TRIES = 2  # of a file's: a store below has tried more often
+_THREADS = 4  # small files at once; a store sends the parts of a big one in parallel itself
 
 Part = Component | Asset
+R = TypeVar("R")
 
 
 class WrongBytes(InvalidArgument):
@@ -50,32 +62,138 @@ def manifest_key(digest: str) -> str:
     return f"manifests/sha256/{digest.removeprefix('sha256:')}.json"
 
 
-def send_blobs(store: ObjectStore, manifest: Manifest, files: Mapping[str, Path]) -> int:
-    """Writes the blobs that the store doesn't have yet; returns how many bytes these were.
+def create_same(store: ObjectStore, key: str, data: bytes) -> bool:
+    """Writes an object whose key says what is in it, or that only has to be there.
 
-    Everything is checked before the first byte is written. Raises StrangeFile, MissingBlob, WrongBytes, ChangedFile and
-    the store's errors.
+    True when this call wrote it as far as is known, False when it was there. Raises StoreBusy and NoAnswer after 8
+    tries, and what else the store raises.
     """
-    all_parts: list[Part] = [*manifest.components, *manifest.assets]
-    parts = {part.digest: part for part in all_parts}
-    strange = sorted(set(files) - set(parts))
-    if strange:
-        raise StrangeFile(f"files were given that the manifest does not name: {', '.join(strange)}")
-    to_send = [part for part in parts.values() if not _is_stored(store, part)]
-    missing = [f"{part.name} ({part.digest}, {part.bytes} bytes)" for part in to_send if part.digest not in files]
-    if missing:
-        raise MissingBlob(f"neither given nor in the store {store.url}: {', '.join(missing)}")
-    marks = {part.digest: _check_file(part, files[part.digest]) for part in to_send}
-    return sum(_send_blob(store, part, files[part.digest], marks[part.digest]) for part in to_send)
+    pauses = Pauses(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+    silent = False
+    while True:
+        try:
+            store.create(key, data)
+            return True
+        except ObjectExists:
+            return silent  # after a lost answer it is most likely our own
+        except (StoreBusy, NoAnswer) as error:
+            silent = silent or isinstance(error, NoAnswer)
+            if pauses.made + 1 >= _TRIES:
+                raise
+        pauses.wait()
+
+
+class Sending:
+    """The blobs of one version on their way into a store.
+
+    `check` first, which writes nothing; then `send`, as often as there is reason to look again what is missing.
+    """
+
+    def __init__(self, store: ObjectStore, manifest: Manifest, files: Mapping[str, Path | FileHash]) -> None:
+        """`files`: digest → file; a FileHash isn't hashed again while its file is unchanged. Raises StrangeFile."""
+        parts: list[Part] = [*manifest.components, *manifest.assets]
+        self._store = store
+        self._parts = {part.digest: part for part in parts}
+        self._files = files
+        self._hashed: dict[str, FileHash] = {}
+        strange = sorted(set(files) - set(self._parts))
+        if strange:
+            raise StrangeFile(f"files were given that the manifest does not name: {', '.join(strange)}")
+
+    @property
+    def store(self) -> ObjectStore:
+        return self._store
+
+    @property
+    def digests(self) -> frozenset[str]:
+        return frozenset(self._parts)
+
+    def check(self) -> None:
+        """Looks what is missing, and hashes it. Raises MissingBlob, WrongBytes and the store's errors."""
+        for part in self._missing():
+            self._file(part)
+
+    def send(self) -> int:
+        """Writes what is missing; returns how many bytes were sent. Raises ChangedFile, and as `check`."""
+        missing = self._missing()
+        files = {part.digest: self._file(part) for part in missing}
+        big = [part for part in missing if part.bytes > CHUNK_BYTES]
+        small = [part for part in missing if part.bytes <= CHUNK_BYTES]
+        sent = sum(_in_parallel(lambda part: self._send(part, files[part.digest]), small))
+        return sent + sum(self._send(part, files[part.digest]) for part in big)
+
+    def _missing(self) -> list[Part]:
+        parts = list(self._parts.values())
+        stored = list(_in_parallel(self._is_stored, parts))
+        missing = [part for part, there in zip(parts, stored, strict=True) if not there]
+        lacking = [f"{p.name} ({p.digest}, {p.bytes} bytes)" for p in missing if p.digest not in self._files]
+        if lacking:
+            raise MissingBlob(f"neither given nor in the store {self._store.url}: {', '.join(lacking)}")
+        return missing
+
+    def _is_stored(self, part: Part) -> bool:
+        try:
+            size = self._store.stat(blob_key(part.digest)).size
+        except ObjectMissing:
+            return False
+        if size != part.bytes:
+            raise WrongBytes(
+                f"{part.name}: the blob {part.digest} in {self._store.url} has {size} bytes, "
+                f"the manifest says {part.bytes}",
+                hint="zoo verify",
+            )
+        return True
+
+    def _file(self, part: Part) -> FileHash:
+        """The file for a part, hashed once."""
+        given = self._files[part.digest]
+        known = self._hashed.get(part.digest)
+        if known is None:
+            known = given if isinstance(given, FileHash) and given.is_unchanged() else hash_file(_path(given))
+        if known.digest != part.digest or known.bytes != part.bytes:
+            raise WrongBytes(
+                f"{part.name}: {known.path} is not what the manifest says: expected {part.digest} ({part.bytes} "
+                f"bytes), found {known.digest} ({known.bytes} bytes)",
+                expected=part.digest,
+                found=known.digest,
+            )
+        self._hashed[part.digest] = known
+        return known
+
+    def _send(self, part: Part, file: FileHash) -> int:
+        key = blob_key(part.digest)
+        self._create(part, key, file)
+        if not file.is_unchanged() and stored_digest(self._store, key) != part.digest:
+            self._store.delete(key)  # wrong bytes under that digest help nobody
+            raise ChangedFile(
+                f"{part.name}: {file.path} was written to while it was being published", hint="publish it again"
+            )
+        return part.bytes
+
+    def _create(self, part: Part, key: str, file: FileHash) -> None:
+        """Whether this call or a rival's wrote it in the end can't always be told: a lost answer is followed by
+        ObjectExists. It was missing, and its bytes were sent."""
+        pauses = Pauses(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
+        while True:
+            try:
+                self._store.create_from_file(key, file.path, chunks=file.chunks)
+                return
+            except ObjectExists:
+                self._is_stored(part)  # in its full length, that is
+                return
+            except (StoreBusy, NoAnswer) as error:
+                if isinstance(error, NoAnswer) and self._is_stored(part):
+                    return
+                if pauses.made + 1 >= _FILE_TRIES:
+                    raise
+            pauses.wait()
 
 
 def send_manifest(store: ObjectStore, manifest: Manifest) -> None:
     """Raises DamagedManifest when something else lies under its digest."""
-    key = manifest_key(manifest.digest())
-    try:
-        store.create(key, manifest.canonical_bytes())
-    except ObjectExists:
-        read_manifest(store, manifest.digest(), "the version to publish")
+    digest = manifest.digest()
+    if not create_same(store, manifest_key(digest), manifest.canonical_bytes()):
+        read_manifest(store, digest, "the version to publish")
 
 
 def read_manifest(store: ObjectStore, digest: str, what: str) -> Manifest:
@@ -84,82 +202,60 @@ def read_manifest(store: ObjectStore, digest: str, what: str) -> Manifest:
     try:
         data = store.read(key)
     except ObjectMissing:
-        raise DamagedManifest(f"{what}: its manifest {key} is not in {store.url}", expected=digest) from None
+        raise DamagedManifest(
+            f"{what}: its manifest {key} is not in {store.url}", hint="zoo verify", expected=digest
+        ) from None
+    return parse_manifest(data, digest, what)
+
+
+def parse_manifest(data: bytes, digest: str, what: str) -> Manifest:
+    """The manifest with that digest from its stored bytes. Raises DamagedManifest, NewerManifest."""
+    key = manifest_key(digest)
     found = "sha256:" + hashlib.sha256(data).hexdigest()
     if found != digest:
         raise DamagedManifest(
-            f"{what}: the bytes of {key} have the digest {found}, expected {digest}", expected=digest, found=found
+            f"{what}: the bytes of {key} have the digest {found}, expected {digest}",
+            hint="zoo verify",
+            expected=digest,
+            found=found,
         )
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"])
-        raise NewerManifest(
-            f"{what}: this version of the zoo cannot read {key}: {where}: {first['msg']}", hint="upgrade modelzoo"
-        ) from None
+        where = ".".join(str(step) for step in first["loc"]) or "the whole"
+        if _is_newer(data) or any(fault["type"] == "extra_forbidden" for fault in error.errors()):
+            raise NewerManifest(
+                f"{what}: this version of the zoo cannot read {key}: {where}: {first['msg']}", hint="upgrade modelzoo"
+            ) from None
+        fault = first["msg"]
+        if first["loc"][-1:] == ("name",) and first["loc"][:1] == ("assets",):
+            fault = f"{str(first['input'])[:200]!r} is no plain file name"
+        raise DamagedManifest(f"{what}: {key} cannot be: {where}: {fault}", hint="zoo verify") from None
 
 
 def stored_digest(store: ObjectStore, key: str) -> str:
     """`sha256:<hex>` of an object's bytes, read piece by piece. Raises ObjectMissing."""
-    path = store.local_path(key)
-    if path is not None and path.is_file():
-        try:
-            return file_digest(path)
-        except OSError as error:
-            raise storage_error(error, "read", path) from error
-    state, start = hashlib.sha256(), 0
-    while data := store.read(key, start=start, length=CHUNK):
-        state.update(data)
-        start += len(data)
+    state = hashlib.sha256()
+    for piece in store.stream(key):
+        state.update(piece)
     return "sha256:" + state.hexdigest()
 
 
-def _is_stored(store: ObjectStore, part: Part) -> bool:
+def _is_newer(data: bytes) -> bool:
     try:
-        size = store.stat(blob_key(part.digest)).size
-    except ObjectMissing:
+        value: Any = json.loads(data)
+        return int(value["schema_version"]) > SCHEMA_VERSION
+    except (ValueError, TypeError, LookupError, RecursionError):
         return False
-    if size != part.bytes:
-        raise WrongBytes(
-            f"{part.name}: the blob {part.digest} in {store.url} has {size} bytes, the manifest says {part.bytes}",
-            hint="zoo verify",
-        )
-    return True
 
 
-def _check_file(part: Part, path: Path) -> tuple[int, int]:
-    """Hashes a file; returns the mark by which a later write to it shows."""
-    try:
-        mark, found = _mark(path), file_digest(path)
-    except OSError as error:
-        raise storage_error(error, "read", path) from error
-    if found != part.digest or mark[0] != part.bytes:
-        raise WrongBytes(
-            f"{part.name}: {path} is not what the manifest says: expected {part.digest} ({part.bytes} bytes), "
-            f"found {found} ({mark[0]} bytes)",
-            expected=part.digest,
-            found=found,
-        )
-    return mark
+def _path(given: Path | FileHash) -> Path:
+    return given.path if isinstance(given, FileHash) else given
 
 
-def _send_blob(store: ObjectStore, part: Part, path: Path, mark: tuple[int, int]) -> int:
-    key = blob_key(part.digest)
-    try:
-        store.create_from_file(key, path)
-    except ObjectExists:  # somebody else published the same bytes meanwhile
-        return 0
-    try:
-        changed = _mark(path) != mark
-    except FileNotFoundError:
-        changed = True
-    if changed and stored_digest(store, key) != part.digest:
-        store.delete(key)  # wrong bytes under that digest help nobody
-        raise ChangedFile(f"{part.name}: {path} was written to while it was being published", hint="publish it again")
-    return part.bytes
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
+def _in_parallel(call: Callable[[Part], R], items: list[Part]) -> list[R]:
+    if len(items) < 2:
+        return [call(item) for item in items]
+    with ThreadPoolExecutor(min(_THREADS, len(items)), thread_name_prefix="send") as pool:
+        return list(pool.map(call, items))

@@ -13,7 +13,7 @@ from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import DataLoss
 from zoo.lookup import DeletedModel, UnknownModel
 from zoo.store.object_store import ObjectMissing
-from zoo.transfer import Part, stored_digest
+from zoo.transfer import Part, read_manifest, stored_digest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,9 @@ def _references(catalog: Catalog, reference: str | None, problems: list[Problem]
 def _versions(catalog: Catalog, references: list[str], problems: list[Problem]) -> Iterator[ModelVersion]:
     for reference in references:
         try:
-            yield catalog.get(reference)
+            version = catalog.get(reference)
+            read_manifest(catalog.store, version.digest, reference)  # the stored one, not what a cache has of it
+            yield version
         except DataLoss as error:
             problems.append(Problem(reference=reference, part="manifest", digest=None, found=error.message))
 

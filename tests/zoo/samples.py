@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from zoo import model_logs, transfer
 from zoo.cache import BlobCache, file_digest
 from zoo.catalog import Catalog
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Asset, Component, Head, Lineage, Manifest, Source, VocabularyFacts
+from zoo.store.faulty import FaultPlan, FaultyStore
 from zoo.store.object_store import Leftover, ObjectInfo, ObjectStore
+from zoo.store.retrying import RetryingStore, RetryPolicy
 from zoo.tensors import write_safetensors
 
 
@@ -61,6 +65,18 @@ def version(folder: Path, *, head: int = 1, backbone: int = 1, **fields: Any) ->
     )
     files = {backbone_part.digest: backbone_file, head_part.digest: head_file, asset.digest: vocabulary}
     return manifest, files
+
+
+def faulty_store(store: ObjectStore, *, seed: int, rate: float = 0.05) -> RetryingStore:
+    """`store` behind a network that fails as often as `rate` says, and what outlasts it."""
+    policy = RetryPolicy(attempts=8, first_pause=0.0, longest_pause=0.0)
+    return RetryingStore(FaultyStore(store, FaultPlan.mixed(rate, seed=seed)), policy)
+
+
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tries follow on each other at once."""
+    for module in (model_logs, transfer):
+        monkeypatch.setattr(module, "_FIRST_PAUSE", 0.0001)
 
 
 class Crash(BaseException):

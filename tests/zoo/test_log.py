@@ -58,7 +58,7 @@ def test_fold() -> None:
     assert state.versions[1].created == datetime(2026, 1, 1, 0, 0, 4, tzinfo=UTC)
     assert dict(state.aliases) == {"prod": 2, "best": 1}
     assert (state.aliases_of(1), state.aliases_of(2), state.newest) == (("best",), ("prod",), state.versions[1])
-    assert (state.deleted, state.card) == (False, A)
+    assert (state.deleted, state.card and state.card.digest) == (None, A)
     assert fold(ModelState(name="m"), events(*FULL[:9])).deleted
 
 

@@ -251,9 +251,12 @@ class TestCrashes:
         new_catalog(store, tmp_path).publish("m", manifest, files)
         writes = [key for name, key in store.calls if name.startswith("create")]
         blobs = {blob_key(part.digest) for part in (*manifest.components, *manifest.assets)}
-        assert set(writes[:3]) == blobs
-        assert writes[3].startswith("manifests/")
-        assert [key.split("/")[0] for key in writes[4:]] == ["models", "models"]
+        assert writes[0] == "store.json"
+        assert writes[1].startswith("intents/")
+        assert set(writes[2:5]) == blobs
+        assert writes[5].startswith("manifests/")
+        assert [key.split("/")[0] for key in writes[6:]] == ["models", "feed", "models", "feed"]
+        assert store.calls[-1] == ("delete", writes[1])
 
     def test_killed_while_publishing(self, tmp_path: Path) -> None:
         """kill -9 in the middle of many publishes: every version named is whole, and publishing goes on."""
