@@ -40,6 +40,7 @@ def verify(catalog: Catalog, reference: str | None = None) -> VerifyReport:
     Damage to one part doesn't keep the others from being read. Raises what `Catalog.get` does for `reference`, but for
     DataLoss, which is what the report is about.
     """
+    catalog = Catalog(catalog.store, catalog.cache)  # remembers no log that was read before
     problems: list[Problem] = []
     versions = list(_versions(catalog, _references(catalog, reference, problems), problems))
     faults: dict[tuple[str, int], str | None] = {}
