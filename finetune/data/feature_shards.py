@@ -3,18 +3,21 @@
 Takes (digest, vector) pairs. Gives them back memory-mapped. Next: `finetune.data.features`.
 
 A folder holds one set of vectors that are comparable: one backbone, one way to preprocess, one view. Its files are
-NumPy arrays of (digest, feature) records, each written whole under a temporary name, synced and renamed, and never
-changed afterwards. So any number of processes may fill one folder: the worst that two can do is to compute the same.
+NumPy arrays of (digest, feature) records, each written whole under a temporary name, synced and renamed to the SHA-256
+of its bytes, and never changed afterwards. So any number of processes may fill one folder: the worst that two can do is
+to compute the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import logging
-import secrets
+import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from zoo.atomic_file import TEMPORARY, replaced_file, storage_error
 _LOG = logging.getLogger(__name__)
 _ROWS = 512  # written at once
 _SECONDS = 15.0  # or after this long, so that a kill loses little
+_HASHED = re.compile(r"[0-9a-f]{64}")
 _STALE = 24 * 3600.0  # seconds after which an unfinished file belongs to nobody
 
 
@@ -47,6 +51,7 @@ class ShardFolder:
         self._waiting: list[tuple[bytes, np.ndarray]] = []
         self._last_write = time.monotonic()
         self._shards: list[np.ndarray] = []
+        self._files: list[Path] = []
         self._places: dict[bytes, tuple[int, int]] = {}
         self.reload()
 
@@ -56,15 +61,18 @@ class ShardFolder:
 
     def reload(self) -> None:
         """Looks again at what there is. A vector found twice is taken from the file whose name comes first."""
-        self._shards, self._places = [], {}
+        shards: list[np.ndarray] = []
+        files: list[Path] = []
+        places: dict[bytes, tuple[int, int]] = {}
         for file in sorted(self.path.glob("*.npy")):
             records = self._opened(file)
             if records is None:
                 continue
-            shard = len(self._shards)
-            self._shards.append(records)
             for row, digest in enumerate(np.ascontiguousarray(records["digest"])):
-                self._places.setdefault(digest.tobytes(), (shard, row))
+                places.setdefault(digest.tobytes(), (len(shards), row))
+            shards.append(records)
+            files.append(file)
+        self._shards, self._files, self._places = shards, files, places
 
     def _opened(self, file: Path) -> np.ndarray | None:
         try:
@@ -97,13 +105,33 @@ class ShardFolder:
         records = np.empty(len(waiting), self._dtype)
         for row, (digest, feature_D) in enumerate(waiting):
             records[row] = np.frombuffer(digest, np.uint8), feature_D
+        self.write_key()
+        data = io.BytesIO()
+        np.lib.format.write_array(data, records, allow_pickle=False)
+        with replaced_file(self.path / f"{hashlib.sha256(data.getbuffer()).hexdigest()}.npy") as file:
+            file.write(data.getbuffer())
+        self._remove_stale()
+
+    def write_key(self) -> None:
+        """Writes key.json where it isn't there. Raises as `write`."""
         key_file = self.path / "key.json"
         if not key_file.exists():
             with replaced_file(key_file) as file:
                 file.write(json.dumps(self._key, indent=1, sort_keys=True).encode())
-        with replaced_file(self.path / f"{secrets.token_hex(8)}.npy") as file:
-            np.lib.format.write_array(file, records, allow_pickle=False)
-        self._remove_stale()
+
+    def named_by_bytes(self, file: Path) -> Path:
+        """The file under the name that it would be written with now; earlier versions named shards at random."""
+        if _HASHED.fullmatch(file.stem):
+            return file
+        with file.open("rb") as opened:
+            named = file.with_name(f"{hashlib.file_digest(opened, 'sha256').hexdigest()}.npy")
+        return file.replace(named)
+
+    def count_in(self, digests: Iterable[bytes | None], files: Collection[Path]) -> int:
+        """How many of the vectors lie in these files of the folder."""
+        chosen = {shard for shard, file in enumerate(self._files) if file in files}
+        places = (self._places.get(digest) for digest in digests if digest is not None)
+        return sum(place is not None and place[0] in chosen for place in places)
 
     def _remove_stale(self) -> None:
         oldest = time.time() - _STALE

@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from finetune.data.feature_shards import ShardFolder, num_records
+from finetune.data.feature_store import FeatureStore
 from finetune.data.image_header import UnreadableImage
 from finetune.data.preprocess import PREPROCESS_VERSION, load_views, normalise
 from finetune.data.source import BadRecord, ExampleSource
@@ -36,6 +38,7 @@ from zoo.input_spec import InputSpec
 BATCH_SIZE = 32
 _DTYPE = "float32"
 _PROGRESS_SECONDS = 0.25
+_SEND_SECONDS = 60.0  # so that a machine that is lost loses little of hours of passes
 
 
 class FillStopped(Cancelled):
@@ -77,6 +80,7 @@ class FeatureArray:
     valid: np.ndarray  # bool [N]
     bad: list[BadRecord]
     computed: int  # vectors that were not in the cache
+    fetched: int = 0  # vectors that came from the store, where another machine had computed them
 
     def rows_of(self, indices: Sequence[int]) -> np.ndarray:
         """int64: the rows of these examples. Raises InvalidArgument for one that is not here or was bad."""
@@ -109,8 +113,10 @@ class FeatureCache:
     Safe to use from several processes at once.
     """
 
-    def __init__(self, root: Path | None = None) -> None:
+    def __init__(self, root: Path | None = None, *, shared: FeatureStore | None = None) -> None:
+        """`shared`: where other machines' vectors are looked for, and ours are sent to."""
         self.root = default_cache_root() / "features" if root is None else root
+        self._shared = shared
 
     def open_or_fill(
         self,
@@ -134,7 +140,8 @@ class FeatureCache:
         Raises FillStopped; NoSpace, NoAccess (the cache cannot be written); UnusableFeatures; CacheCleared.
         """
         folders = [self._folder(backbone, view, batch_size) for view in range(views)]
-        fill = _Fill(backbone, source, folders, max_pixels=max_pixels, batch_size=batch_size)
+        shared = self._shared
+        fill = _Fill(backbone, source, folders, max_pixels=max_pixels, batch_size=batch_size, shared=shared)
         fill.run(indices, on_progress, stop)
         features_NVD = np.zeros((len(indices), views, backbone.feature_dim), np.float32)
         for view, folder in enumerate(folders):
@@ -152,6 +159,7 @@ class FeatureCache:
             valid=np.array([digest is not None for digest in fill.digests], bool),
             bad=fill.bad,
             computed=fill.computed,
+            fetched=sum(folder.count_in(fill.digests, shared.fetched) for folder in folders) if shared else 0,
         )
 
     def list(self) -> list[CacheEntry]:
@@ -217,8 +225,14 @@ class _Fill:
         *,
         max_pixels: int,
         batch_size: int,
+        shared: FeatureStore | None,
     ) -> None:
         self._backbone = backbone
+        self._shared = shared
+        self._asked = threading.Lock()
+        self._lacking_is_known = shared is None  # else the store is asked when the first vector is lacking
+        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send-features")
+        self._sent = time.monotonic()
         self._source = source
         self._folders = folders
         self._max_pixels = max_pixels
@@ -243,7 +257,17 @@ class _Fill:
         finally:  # whatever ended it, Ctrl-C included
             for folder in self._folders:
                 folder.write()
+            if self.computed:
+                self._send()
+            self._sender.shutdown(wait=True)
         on_progress(len(indices), len(indices))
+
+    def _send(self) -> None:
+        """In a thread of its own: an upload delays no pass."""
+        if self._shared is not None:
+            self._sent = time.monotonic()
+            for folder in self._folders:
+                self._sender.submit(self._shared.send, folder)
 
     def _decoded(self, indices: Sequence[int]) -> Iterator[_Decoded]:
         """In the order of `indices`; a bounded number is ahead of the taker."""
@@ -265,7 +289,10 @@ class _Fill:
         try:
             data = self._source.read(index)
             digest = hashlib.sha256(data).digest()
-            lacking = [view for view, folder in enumerate(self._folders) if digest not in folder]
+            lacking = self._lacking(digest)
+            if lacking and not self._lacking_is_known:
+                self._fetch()
+                lacking = self._lacking(digest)
             if not lacking:
                 return _Decoded(index=index, digest=digest)
             pixels = load_views(data, self._backbone.input_spec, views=lacking, max_pixels=self._max_pixels)
@@ -274,6 +301,19 @@ class _Fill:
             return _Decoded(
                 index=index, digest=None, bad=BadRecord(id=self._source.examples[index].id, reason=error.message)
             )
+
+    def _lacking(self, digest: bytes) -> list[int]:
+        return [view for view, folder in enumerate(self._folders) if digest not in folder]
+
+    def _fetch(self) -> None:
+        """Once, by the first thread that lacks something; the others wait for it. `reload` swaps what a folder knows in
+        one go, so that threads may look meanwhile."""
+        with self._asked:
+            if not self._lacking_is_known and self._shared is not None:
+                for folder in self._folders:
+                    self._shared.fetch(folder)
+                    folder.reload()
+            self._lacking_is_known = True
 
     def _take(self, decoded: _Decoded) -> None:
         self.digests.append(decoded.digest)
@@ -310,3 +350,5 @@ class _Fill:
         for (view, digest, _), feature_D in zip(batch, feature_BD, strict=False):
             self._folders[view].add(digest, feature_D)
         self.computed += len(batch)
+        if time.monotonic() - self._sent > _SEND_SECONDS:
+            self._send()

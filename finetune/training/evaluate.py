@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.data.feature_store import shared_features
 from finetune.data.features import FeatureCache
 from finetune.data.queue import evaluation_batches
 from finetune.data.scan import scan
@@ -146,7 +147,7 @@ def _split_data(
         indices = getattr(split_examples(source.examples, spec.data.split, seed=spec.train.seed), split)
     bad = [*source.bad_records, *scan(source, indices, spec.data.max_pixels)]
     seen_bad = {one.id for one in bad}
-    features = FeatureCache().open_or_fill(
+    features = FeatureCache(shared=shared_features(catalog.store)).open_or_fill(
         backbone=backbone,
         source=source,
         indices=[index for index in indices if source.examples[index].id not in seen_bad],

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.feature_store import shared_features
 from finetune.data.features import FeatureArray, FeatureBackbone, FeatureCache
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord, Example, ExampleSource
@@ -32,6 +33,7 @@ from finetune.training.split_data import SplitData
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
+from zoo.store.object_store import ObjectStore
 
 
 class EmptySplit(InvalidArgument):
@@ -44,6 +46,22 @@ class DataChanged(FailedPrecondition):
 
 class UnfitStart(InvalidArgument):
     """`--from` names a version whose head can't be the start of this run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureCounts:
+    """Where the feature vectors came from."""
+
+    cached: int
+    fetched: int  # from the store
+    computed: int
+
+    @classmethod
+    def of(cls, arrays: Iterable[FeatureArray]) -> FeatureCounts:
+        found = list(arrays)
+        computed, fetched = sum(a.computed for a in found), sum(a.fetched for a in found)
+        vectors = sum(int(a.valid.sum()) * a.features.shape[1] for a in found)
+        return cls(cached=max(0, vectors - computed - fetched), fetched=fetched, computed=computed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +82,7 @@ class Prepared:
     bad_records: int
     splits: Mapping[str, SplitData]  # train and validation, where asked for and not empty
     seconds: float
+    vectors: FeatureCounts  # of this session
 
     def build_head(self, *, seed: int) -> HeadLayer:
         return self.kind.build(arguments=self.arguments, feature_dim=self.feature_dim, assets=self.assets, seed=seed)
@@ -97,7 +116,7 @@ def prepare(
     split = without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
     backbone = Backbone.from_version(catalog, parent)
-    features = _features(backbone, source, split, spec, on_progress)
+    features = _features(backbone, source, split, spec, on_progress, store=catalog.store)
     bad += [record for part in features.values() for record in part.bad]
     _write_bad(folder, spec, bad, total=total)
     split = without(split, bad, source.examples)
@@ -162,7 +181,7 @@ def load_prepared(
     )
     split = Split.from_json(split_json, source.examples, origin=str(folder.prepared / "split.json"))
     backbone = _LateBackbone(catalog.get(record["parent"]), catalog, record)
-    features = _features(backbone, source, split, spec, on_progress, parts=parts)
+    features = _features(backbone, source, split, spec, on_progress, store=catalog.store, parts=parts)
     bad = [one.id for part in features.values() for one in part.bad]
     if bad:
         raise DataChanged(f"{len(bad)} images can't be read any more, among them {bad[0]}", hint="restore the data")
@@ -194,10 +213,11 @@ def _features(
     spec: JobSpec,
     on_progress: Callable[[str, int, int], None],
     *,
+    store: ObjectStore,
     parts: Sequence[str] = ("train", "validation", "test"),
 ) -> dict[str, FeatureArray]:
     """A FeatureArray for each part that has examples; augmented views for the training split only."""
-    cache = FeatureCache()
+    cache = FeatureCache(shared=shared_features(store))
 
     def fill(part: str) -> FeatureArray:
         return cache.open_or_fill(
@@ -244,6 +264,7 @@ def _joined(
         bad_records=record["bad_records"],
         splits={name: joined(name) for name in ("train", "validation") if name in features and getattr(split, name)},
         seconds=record["seconds"],
+        vectors=FeatureCounts.of(features.values()),
     )
 
 

@@ -226,6 +226,10 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
     rows = len(prepared.splits["train"].table.image_index)
     counts = ", ".join(f"{count} {part}" for part, count in prepared.num_examples.items())
     progress.say(f"examples: {counts}; {rows} training rows")
+    vectors = prepared.vectors
+    progress.say(
+        f"features: {vectors.cached} from the cache, {vectors.fetched} from the store, {vectors.computed} computed"
+    )
     if prepared.bad_records:
         progress.say(f"warning: {prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
     if train.steps * train.batch_size < rows:
