@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -19,6 +20,7 @@ from zoo.log import (
     Event,
     ModelState,
     NewerLog,
+    Unarchived,
     Undeleted,
     VersionPublished,
     decode_event,
@@ -48,18 +50,23 @@ FULL: list[Change] = [
     CardUpdated(digest=A),
     Deleted(),
     Undeleted(),
+    Archived(version=2),
+    Unarchived(version=2),
+    CardUpdated(digest=B),
 ]
 
 
 def test_fold() -> None:
     state = fold(ModelState(name="m"), events(*FULL))
-    assert state.seq == 10
+    assert (state.seq, state.head) == (13, f"{13:032x}")
     assert [(v.number, v.digest, v.archived) for v in state.versions] == [(1, A, True), (2, B, False)]
     assert state.versions[1].created == datetime(2026, 1, 1, 0, 0, 4, tzinfo=UTC)
     assert dict(state.aliases) == {"prod": 2, "best": 1}
     assert (state.aliases_of(1), state.aliases_of(2), state.newest) == (("best",), ("prod",), state.versions[1])
-    assert (state.deleted, state.card and state.card.digest) == (None, A)
-    assert fold(ModelState(name="m"), events(*FULL[:9])).deleted
+    assert state.deleted is None
+    assert [(card.seq, card.digest, card.time.second) for card in state.cards] == [(8, A, 8), (13, B, 13)]
+    assert state.card == state.cards[1]
+    assert fold(ModelState(name="m"), events(*FULL[:9])).deleted == datetime(2026, 1, 1, 0, 0, 9, tzinfo=UTC)
 
 
 @given(st.integers(0, len(FULL)))
@@ -96,6 +103,8 @@ def test_stored_form() -> None:
         ([VersionPublished(version=1, digest=A), VersionPublished(version=1, digest=A)], "version 1 follows 1"),
         ([Created(), AliasSet(alias="a", version=1)], "no version 1 yet"),
         ([Created(), Archived(version=1)], "no version 1 yet"),
+        ([Created(), Unarchived(version=1)], "no version 1 yet"),
+        ([Created(), Deleted(), Created()], "less than 30 days"),
     ],
 )
 def test_logs_that_cannot_be(changes: list[Change], message: str) -> None:
@@ -136,6 +145,61 @@ def test_events_of_a_later_version() -> None:
         with pytest.raises(NewerLog, match="newer version") as caught:
             decode_event(newer, "models/m/log/1.json")
         assert caught.value.hint == "upgrade modelzoo"
+
+
+class TestANameThatIsFreeAgain:
+    def days_later(self, days: float) -> ModelState:
+        log = events(*FULL[:9], Created(), VersionPublished(version=3, digest=A), Archived(version=3))
+        late = [event.model_copy(update={"time": event.time + timedelta(days=days)}) for event in log[9:]]
+        return fold(ModelState(name="m"), log[:9] + late)
+
+    def test_after_thirty_days(self) -> None:
+        state = self.days_later(30.1)
+        assert (state.purged, state.last_number, state.deleted, state.card) == (2, 3, None, None)
+        assert [(v.number, v.archived) for v in state.versions] == [(3, True)]
+        assert (dict(state.aliases), state.version(2), state.version(4)) == ({}, None, None)
+        assert state.version(3) == state.newest == state.versions[0]
+
+    def test_not_before(self) -> None:
+        with pytest.raises(DamagedLog, match="event 10 CREATED: the model was deleted less than 30 days before"):
+            self.days_later(29.9)
+
+    def test_numbers_that_are_gone_mean_nothing(self) -> None:
+        for change in (AliasSet(alias="prod", version=2), Archived(version=1), VersionPublished(version=1, digest=A)):
+            with pytest.raises(DamagedLog, match="is gone|version 1 follows 3"):
+                fold(self.days_later(31), events(change, first=13))
+
+    def test_when_an_undelete_is_too_late(self) -> None:
+        state = fold(ModelState(name="m"), events(*FULL[:9]))
+        assert state.deleted is not None
+        assert not state.undelete_expired(state.deleted + timedelta(days=30))
+        assert state.undelete_expired(state.deleted + timedelta(days=30, seconds=1))
+
+
+@pytest.mark.parametrize("alias", ["latest", "../x", "Prod", "a\u0000b", "e\u0301"])
+def test_an_alias_that_somebody_else_wrote(alias: str) -> None:
+    stored = encode_event(events(AliasSet(alias="prod", version=1))[0])
+    stored = stored.replace(b'"prod"', json.dumps(alias).encode())
+    with pytest.raises(
+        DamagedLog, match=r"models/m/log/1\.json is no readable event: change.ALIAS_SET.alias"
+    ) as caught:
+        decode_event(stored, "models/m/log/1.json")
+    assert caught.value.details["field"] == "change.ALIAS_SET.alias"
+
+
+def test_what_was_read_before_damage_is_told() -> None:
+    log = events(*FULL)
+    with pytest.raises(DamagedLog) as caught:
+        fold(fold(ModelState(name="m"), log[:2]), [log[2], log[4]])
+    assert caught.value.before == fold(ModelState(name="m"), log[:3])
+
+
+def test_times_are_utc() -> None:
+    stored = encode_event(events(Created())[0])
+    local = decode_event(stored.replace(b"00:00:01Z", b"02:00:01+02:00"), "key")
+    assert local == decode_event(stored, "key")
+    with pytest.raises(DamagedLog, match="time"):
+        decode_event(stored.replace(b"00:00:01Z", b"00:00:01"), "key")
 
 
 def test_ids_are_random() -> None:
