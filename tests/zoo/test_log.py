@@ -166,7 +166,7 @@ class TestANameThatIsFreeAgain:
 
     def test_numbers_that_are_gone_mean_nothing(self) -> None:
         for change in (AliasSet(alias="prod", version=2), Archived(version=1), VersionPublished(version=1, digest=A)):
-            with pytest.raises(DamagedLog, match="is gone|version 1 follows 3"):
+            with pytest.raises(DamagedLog, match=r"is gone|version 1 follows 3"):
                 fold(self.days_later(31), events(change, first=13))
 
     def test_when_an_undelete_is_too_late(self) -> None:
