@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from zoo.atomic_file import TEMPORARY
+from zoo.errors import InvalidArgument
 from zoo.store.object_store import InvalidKey
 
 MAX_KEY = 1000  # characters
 MAX_SEGMENT = 255  # bytes in UTF-8: what a local file system takes as a name
+_PLAIN = re.compile(r"[A-Za-z0-9_%-][A-Za-z0-9_%.-]{0,254}\Z")
 
 
 def check_key(key: str) -> str:
@@ -24,7 +27,7 @@ def check_key(key: str) -> str:
 def check_prefix(prefix: str) -> str:
     """Returns `prefix` when keys can begin with it; raises InvalidKey otherwise. It may be empty or end in `/`."""
     *folders, last = prefix.split("/")
-    fault = _fault(prefix, folders) or (_segment_fault(last) if last not in ("", ".", "..") else None)
+    fault = _fault(prefix, folders) or (segment_fault(last) if last not in ("", ".", "..") else None)
     if fault:
         raise InvalidKey(f"key prefix {prefix[:300]!r}: {fault}", key=repr(prefix[:300]))
     return prefix
@@ -37,13 +40,22 @@ def check_folder(prefix: str) -> str:
     return check_prefix(prefix)
 
 
+def check_range(key: str, start: int, length: int | None) -> None:
+    """Raises InvalidArgument when no object can have the bytes from `start` on, `length` of them (None: all)."""
+    if start < 0 or (length is not None and length < 0):
+        raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
+
+
 def _fault(key: str, segments: list[str]) -> str | None:
     if len(key) > MAX_KEY:
         return f"{len(key)} characters, at most {MAX_KEY} are allowed"
-    return next((fault for fault in map(_segment_fault, segments) if fault), None)
+    return next((fault for fault in map(segment_fault, segments) if fault), None)
 
 
-def _segment_fault(segment: str) -> str | None:
+def segment_fault(segment: str) -> str | None:
+    """Why `segment` can be no part of a key, or None when it can."""
+    if _PLAIN.match(segment):  # nearly all are, and listings ask for every one
+        return None
     if segment in ("", ".", ".."):
         return f"a segment is {segment!r}; none may be empty, '.' or '..'"
     if "\\" in segment or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in segment):

@@ -11,15 +11,18 @@ import errno
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
+from stat import S_ISDIR
 from typing import BinaryIO
 
 from zoo.atomic_file import TEMPORARY, NotADirectory, fsync_directory, make_directories, storage_error, temporary_file
 from zoo.errors import FailedPrecondition, InvalidArgument, ZooError
-from zoo.store.keys import check_folder, check_key, check_prefix
-from zoo.store.object_store import InvalidKey, Leftover, ObjectExists, ObjectInfo, ObjectMissing
+from zoo.store.keys import MAX_KEY, check_folder, check_key, check_prefix, check_range, segment_fault
+from zoo.store.object_store import Leftover, ObjectExists, ObjectInfo, ObjectMissing
 
 CHUNK = 1 << 20  # bytes
+_NAME = itemgetter(0)
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -86,20 +89,16 @@ class LocalStore:
             raise self._refused(error, key, path) from error
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        if start < 0 or (length is not None and length < 0):
-            raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
+        check_range(key, start, length)
         with self._opened(key) as file:
-            file.seek(start)
-            return file.read() if length is None else file.read(length)
+            return file.read(_into_range(file, start, length))
 
     def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        if start < 0 or (length is not None and length < 0):
-            raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
+        check_range(key, start, length)
         with self._opened(key) as file:
-            file.seek(start)
-            left = length
-            while piece := file.read(CHUNK if left is None else min(CHUNK, left)):
-                left = None if left is None else left - len(piece)
+            left = _into_range(file, start, length)
+            while piece := file.read(min(CHUNK, left)):
+                left -= len(piece)
                 yield piece
 
     def download(self, key: str, path: Path) -> None:
@@ -111,17 +110,20 @@ class LocalStore:
             try:
                 with target:
                     while chunk := source.read(CHUNK):
-                        target.write(chunk)
-                    target.flush()
-            except OSError as error:
+                        try:
+                            target.write(chunk)
+                            target.flush()
+                        except OSError as error:
+                            raise storage_error(error, "write", path) from error
+            except BaseException:
                 path.unlink(missing_ok=True)
-                raise storage_error(error, "write", path) from error
+                raise
 
     def stat(self, key: str) -> ObjectInfo:
         path = self._path(key)
         try:
             status = path.stat()
-            if _is_directory(path):
+            if S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         except OSError as error:
             raise self._absent(error, "look at", key, path) from error
@@ -134,8 +136,7 @@ class LocalStore:
 
     def folders(self, prefix: str) -> Iterator[str]:
         check_folder(prefix)
-        names = [name.removesuffix("/") for name in _entries(self._root / prefix) if name.endswith("/")]
-        return iter(sorted(name for name in names if not name.startswith(TEMPORARY)))
+        return iter(sorted(name[:-1] for name, _ in _entries(self._root / prefix) if name.endswith("/")))
 
     def delete(self, key: str) -> None:
         path = self._path(key)
@@ -168,18 +169,11 @@ class LocalStore:
 
     def _unfinished(self, folder: Path, at: str, prefix: str) -> Iterator[Leftover]:
         """Temporary files below `folder`, whose key is `at`. They don't say which object they were to become."""
-        for name in _entries(folder):
+        for name, entry in _entries(folder, unfinished=True):
             if name.endswith("/"):
-                key = at + name
-                if key.startswith(prefix) or prefix.startswith(key):
-                    yield from self._unfinished(folder / name, key, prefix)
-            elif name.startswith(TEMPORARY) and at.startswith(prefix.rpartition("/")[0]):
-                try:
-                    status = (folder / name).stat()
-                except FileNotFoundError:
-                    continue  # finished since it was listed
-                except OSError as error:
-                    raise storage_error(error, "look at", folder / name) from error
+                if (at + name).startswith(prefix):
+                    yield from self._unfinished(folder / name, at + name, prefix)
+            elif _is_unfinished(entry) and (status := _status(entry)) is not None:
                 yield Leftover(key=at.removesuffix("/"), id=name, size=status.st_size, modified=status.st_mtime)
 
     def _path(self, key: str) -> Path:
@@ -228,17 +222,16 @@ class LocalStore:
 
     def _walk(self, folder: Path, at: str, prefix: str, start_after: str) -> Iterator[ObjectInfo]:
         """Objects below `folder`, whose key is `at`, in code point order of their whole keys."""
-        for name in _entries(folder):
+        for name, entry in _entries(folder):
             key = at + name
             if name.endswith("/"):
-                reached = key.startswith(prefix) or prefix.startswith(key)
-                if reached and (key > start_after or start_after.startswith(key)):
+                reached = key.startswith(prefix) and (key > start_after or start_after.startswith(key))
+                if reached and len(key) <= MAX_KEY:
                     yield from self._walk(folder / name, key, prefix, start_after)
-            elif key.startswith(prefix) and key > start_after:
-                try:
-                    yield self.stat(key)
-                except (ObjectMissing, InvalidKey):
-                    continue  # deleted since it was listed; or a file of someone else's, with a name that is no key
+            elif key.startswith(prefix) and key > start_after and len(key) <= MAX_KEY:
+                status = _status(entry)
+                if status is not None and not S_ISDIR(status.st_mode):
+                    yield ObjectInfo(key=key, size=status.st_size, modified=status.st_mtime)
 
     def _absent(self, error: OSError, doing: str, key: str, path: Path) -> ZooError:
         if error.errno in _ABSENT:
@@ -254,20 +247,47 @@ class LocalStore:
         return NotADirectory(f"object {key!r} cannot be written to {self.url}: other keys lie below it", key=key)
 
 
-def _entries(folder: Path) -> list[str]:
-    """Names in `folder`, those of directories with `/` at the end, in the code point order of the keys below them."""
+def _entries(folder: Path, *, unfinished: bool = False) -> Sequence[tuple[str, os.DirEntry[str]]]:
+    """What lies in `folder`, directories with `/` after their names, in the code point order of the keys below them.
+
+    Files of someone else, with names that are no keys, are left out; so are unfinished ones, unless they are asked for.
+    """
     try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
+        with os.scandir(folder) as found:
+            named = [(entry.name + "/" * entry.is_dir(follow_symlinks=False), entry) for entry in found]
     except OSError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR):
             return []
         raise storage_error(error, "list", folder) from error
+    kept = [pair for pair in named if segment_fault(pair[1].name) is None or (unfinished and _is_unfinished(pair[1]))]
+    return sorted(kept, key=_NAME)
+
+
+def _is_unfinished(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(TEMPORARY)
+
+
+def _status(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What a link points to, too; None when it has gone since it was listed."""
+    try:
+        return entry.stat()
+    except OSError as error:
+        if error.errno in _ABSENT:
+            return None
+        raise storage_error(error, "look at", Path(entry.path)) from error
+
+
+def _into_range(file: BinaryIO, start: int, length: int | None) -> int:
+    """Goes to `start`; returns how many of `length` bytes there are from there on."""
+    size = os.fstat(file.fileno()).st_size
+    file.seek(min(start, size))
+    rest = max(size - start, 0)
+    return rest if length is None else min(length, rest)
 
 
 def _is_directory(path: Path) -> bool:
     """Unlike Path.is_dir it raises what goes wrong."""
-    return bool(path.stat().st_mode & 0o170000 == 0o040000)
+    return S_ISDIR(path.stat().st_mode)
 
 
 def _link(temporary: Path, path: Path) -> None:

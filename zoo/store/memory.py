@@ -8,8 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.atomic_file import storage_error
-from zoo.errors import InvalidArgument
-from zoo.store.keys import check_folder, check_key, check_prefix
+from zoo.store.keys import check_folder, check_key, check_prefix, check_range
 from zoo.store.object_store import Leftover, ObjectExists, ObjectInfo, ObjectMissing
 
 _PIECE = 1 << 20  # bytes
@@ -57,8 +56,7 @@ class MemoryStore:
             self._objects[key] = (bytes(data), time.time())
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        if start < 0 or (length is not None and length < 0):
-            raise InvalidArgument(f"object {key!r}: a range of start {start} and length {length} cannot be read")
+        check_range(key, start, length)
         data, _ = self._get(key)
         return data[start:] if length is None else data[start : start + length]
 
