@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.zoo.samples import FailingStore, new_catalog, version
-from zoo import cache as cache_module
-from zoo.cache import BlobCache, CorruptBlob, blob_key
+from zoo.cache import BlobCache, CorruptBlob, blob_key, file_digest
+from zoo.cache import blob as blob_module
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import Unavailable
 from zoo.store.local import LocalStore
@@ -20,13 +21,13 @@ from zoo.store.memory import MemoryStore
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The files that were hashed, in order."""
     seen: list[Path] = []
-    real = cache_module.file_digest
+    real = blob_module.file_digest
 
     def counting(path: Path) -> str:
         seen.append(path)
         return real(path)
 
-    monkeypatch.setattr(cache_module, "file_digest", counting)
+    monkeypatch.setattr(blob_module, "file_digest", counting)
     return seen
 
 
@@ -63,7 +64,7 @@ class TestLocal:
         flip(blob)
         with pytest.raises(CorruptBlob, match="component head of m@1") as caught:
             catalog.open_component(published, "head")
-        found = cache_module.file_digest(blob)
+        found = file_digest(blob)
         assert found in caught.value.message
         assert published.manifest.components[1].digest in caught.value.message
         assert catalog.open_component(published, "backbone")
@@ -137,7 +138,7 @@ class TestRemote:
         paths = {catalog.open_component(published, "backbone") for _ in range(3)}
         digest = published.manifest.components[0].digest
         assert paths == {tmp_path / "cache" / blob_key(digest)}
-        assert [call for call in store.calls if call[0] == "download"] == [("download", blob_key(digest))]
+        assert [call for call in store.calls if call[0] == "stream"] == [("stream", blob_key(digest))]
 
     def test_a_bad_copy_is_fetched_again(self, remote: tuple[Catalog, ModelVersion, FailingStore]) -> None:
         catalog, published, store = remote
@@ -146,7 +147,7 @@ class TestRemote:
         for spoil in (lambda: os.truncate(path, 5), lambda: (os.utime(path, ns=(1, 1)), flip(path))):
             spoil()
             assert catalog.open_component(published, "head").read_bytes() == good
-        assert sum(name == "download" for name, _ in store.calls) == 3
+        assert sum(name == "stream" for name, _ in store.calls) == 3
 
     def test_wrong_bytes_never_get_the_name(
         self, remote: tuple[Catalog, ModelVersion, FailingStore], tmp_path: Path
@@ -170,8 +171,8 @@ class TestRemote:
         published = new_catalog(memory, tmp_path).publish("m", *version(tmp_path)).version
 
         class Cuts(MemoryStore):
-            def download(self, key: str, path: Path) -> None:
-                path.write_bytes(memory.read(key)[:10])
+            def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+                yield memory.read(key, start=start, length=length)[:10]
                 raise Unavailable("the connection broke")
 
         catalog = new_catalog(Cuts(), tmp_path)
