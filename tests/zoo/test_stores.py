@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +16,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.zoo.store_contract import MakeStore, StoreContract
-from zoo.atomic_file import NoAccess, NoSpace, NotADirectory
+from zoo.atomic_file import TEMPORARY, NoAccess, NoSpace, NotADirectory
 from zoo.errors import InvalidArgument
 from zoo.store import InvalidStoreUrl, default_store_url, open_store
+from zoo.store.faulty import Fate, FaultPlan, FaultyStore
 from zoo.store.local import LocalStore, NoHardLinks
 from zoo.store.memory import MemoryStore
-from zoo.store.object_store import ObjectExists, ObjectMissing
+from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
+from zoo.store.retrying import RetryingStore, RetryPolicy
+
+MIXED = (Fate.BUSY, Fate.SILENT, Fate.LOST, Fate.CUT, Fate.DUPLICATED)
 
 
 class TestMemoryStore(StoreContract):
@@ -34,6 +39,71 @@ class TestLocalStore(StoreContract):
     @pytest.fixture
     def make_store(self, tmp_path: Path) -> MakeStore:
         return lambda: LocalStore(tmp_path / "the store")
+
+    def leave_unfinished(self, store: ObjectStore, key: str) -> bool:
+        path = store.local_path(key)
+        assert path is not None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (path.parent / f"{TEMPORARY}half").write_bytes(b"half")
+        return True
+
+
+class TestRetryingStore(StoreContract):
+    @pytest.fixture
+    def make_store(self) -> MakeStore:
+        store = RetryingStore(MemoryStore())
+        return lambda: store
+
+
+class TestFaultyStoreWithoutFaults(StoreContract):
+    @pytest.fixture
+    def make_store(self) -> MakeStore:
+        store = FaultyStore(MemoryStore(), FaultPlan.none())
+        return lambda: store
+
+
+class TestFaultsOutlasted(StoreContract):
+    """A tenth of all calls fail, half an answer or none comes back: with retries, and creates settled by who makes
+    them, it is a store like any other."""
+
+    many = 300
+
+    @pytest.fixture
+    def make_store(self, tmp_path: Path) -> Iterator[MakeStore]:
+        stores = [FaultyStore(LocalStore(tmp_path / "faulty"), FaultPlan.mixed(0.1, seed=n)) for n in range(3)]
+        patient = RetryPolicy(attempts=20, first_pause=0.0001, longest_pause=0.001)
+        handles = itertools.cycle([RetryingStore(store, patient) for store in stores])
+        yield lambda: next(handles)
+        if sum(sum(store.calls.values()) for store in stores) > 500:
+            assert all(store.injected[fate] > 3 for store in stores[:1] for fate in MIXED)
+
+    def create(self, store: ObjectStore, key: str, data: bytes) -> None:
+        mine = False  # whether a try of ours may have written it
+        while True:
+            try:
+                return store.create(key, data)
+            except StoreBusy:
+                continue
+            except NoAnswer:
+                mine = True
+            except ObjectExists:
+                if store.read(key) != data:
+                    raise
+                return None  # no two writers in these tests bring the same
+            try:
+                found = store.read(key)
+            except ObjectMissing:
+                continue
+            if mine and found == data:
+                return None
+            raise ObjectExists(key)
+
+    def create_from_file(self, store: ObjectStore, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+        try:
+            store.create_from_file(key, path, chunks=chunks)
+        except ObjectExists:
+            if store.read(key) != path.read_bytes():
+                raise
 
 
 RACER = """

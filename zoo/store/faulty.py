@@ -54,7 +54,8 @@ class Fate(StrEnum):
 
 
 class Crash(BaseException):
-    """The process is gone as far as a test can have it: nothing that handles errors handles this one."""
+    """The process is gone as far as a test can have it: nothing that handles errors handles this one, and every later
+    call of the same FaultyStore meets it again."""
 
 
 class StoreDown(Unavailable):
@@ -131,6 +132,7 @@ class FaultyStore:
         self._explicit = dict(plan.at)
         self._lock = threading.Lock()
         self._number = 0
+        self._crashed = False
         self._calls: Counter[str] = Counter()
         self._injected: Counter[Fate] = Counter()
 
@@ -250,6 +252,8 @@ class FaultyStore:
         if method not in self._plan.methods:
             return 0, 0, Fate.NONE
         with self._lock:
+            if self._crashed:
+                raise Crash("this process is gone, by plan")
             self._number += 1
             self._calls[method] += 1
             number, nth = self._number, self._calls[method]
@@ -265,6 +269,7 @@ class FaultyStore:
             return
         if crash.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        self._crashed = True
         raise Crash(f"crash {when} call {number}, by plan")
 
     def _delay(self, fate: Fate, method: str, nth: int) -> None:
