@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import subprocess
 import sys
@@ -13,23 +14,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.zoo.samples import Crash, FailingStore, contents, new_catalog, version
+from tests.zoo.samples import Crash, FailingStore, contents, faulty_store, new_catalog, no_pauses, version
 from zoo import model_logs
 from zoo.cache import blob_key
-from zoo.errors import PermissionDenied, ResourceExhausted, Unavailable
-from zoo.log import Created, Event, VersionPublished, decode_event, encode_event
+from zoo.errors import PermissionDenied, ResourceExhausted, Unavailable, ZooError
+from zoo.log import CardUpdated, Created, Event, ModelState, VersionPublished, decode_event, encode_event
 from zoo.manifest import Lineage
 from zoo.model_logs import BrokenStore, ModelLogs, UnknownOutcome
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.store.object_store import ObjectExists, ObjectStore
+from zoo.store.object_store import NoAnswer, ObjectExists, ObjectStore, StoreBusy
 
 DIGEST = "sha256:" + "a" * 64
 
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_logs, "_FIRST_PAUSE", 0.0001)
+    no_pauses(monkeypatch)
 
 
 def is_event(name: str, key: str) -> bool:
@@ -133,6 +134,130 @@ class TestLostAnswers:
         assert published.version.number == 2
         digests = [v.digest for v in new_catalog(store, tmp_path).versions("m")]
         assert digests == [rival[0].digest(), mine[0].digest()]
+
+    def test_told_to_try_again_the_same_event_goes_out_again(self, tmp_path: Path) -> None:
+        """Nothing was written, so there is nothing to look for: one create more, no read of the key."""
+        busy = iter(range(5))
+
+        def fail(number: int, name: str, key: str, is_before: bool) -> None:
+            if is_event(name, key) and is_before and next(busy, None) is not None:
+                raise StoreBusy("slow down")
+
+        store = FailingStore(MemoryStore(), fail)
+        _, event = ModelLogs(store).commit("m", lambda state: Created())
+        assert event is not None
+        key = "models/m/log/00000000000000000001.json"
+        assert store.calls.count(("create", key)) == 6
+        assert ("read", key) not in store.calls
+        assert ModelLogs(store).state("m").head == event.id
+
+    def test_told_so_for_ever_it_says_that_nothing_was_written(self) -> None:
+        def fail(number: int, name: str, key: str, is_before: bool) -> None:
+            if is_event(name, key) and is_before:
+                raise StoreBusy("slow down")
+
+        with pytest.raises(StoreBusy, match="slow down; event 1 of model 'm' was not written"):
+            ModelLogs(FailingStore(MemoryStore(), fail)).commit("m", lambda state: Created())
+
+    @pytest.mark.parametrize("then", [StoreBusy("slow down"), PermissionDenied("no"), Unavailable("gone")])
+    def test_one_silence_among_the_answers_leaves_it_unknown(self, then: ZooError) -> None:
+        """The first try may still arrive, whatever is said to the next ones."""
+        failures = itertools.chain([NoAnswer("timeout")], itertools.repeat(then))
+
+        def fail(number: int, name: str, key: str, is_before: bool) -> None:
+            if is_event(name, key) and is_before:
+                raise next(failures)
+
+        with pytest.raises(UnknownOutcome, match="event 1 of model 'm'"):
+            ModelLogs(FailingStore(MemoryStore(), fail)).commit("m", lambda state: Created())
+
+    def test_a_lost_race_is_one_read_and_the_next_number(self) -> None:
+        store = MemoryStore()
+        rival = ModelLogs(store)
+
+        def fail(number: int, name: str, key: str, is_before: bool) -> None:
+            if is_before and (name, key) == ("create", "models/m/log/00000000000000000001.json"):
+                rival.commit("m", lambda state: Created() if not state.seq else None)
+
+        mine = FailingStore(store, fail)
+        seen: list[int] = []
+
+        def change(state: ModelState) -> CardUpdated:
+            seen.append(state.seq)
+            return CardUpdated(digest=DIGEST)
+
+        state, event = ModelLogs(mine).commit("m", change)
+        assert (seen, state.seq, event and event.seq) == ([0, 1], 2, 2)
+        assert state == ModelLogs(store).state("m")
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_threads_under_faults(self, tmp_path: Path, seed: int) -> None:
+        store = MemoryStore()
+        samples = [version(tmp_path, head=number) for number in range(30)]
+
+        def publish(worker: int) -> list[int]:
+            catalog = new_catalog(faulty_store(store, seed=100 * seed + worker), tmp_path / str(worker))
+            return [catalog.publish("m", *samples[worker * 5 + i]).version.number for i in range(5)]
+
+        with ThreadPoolExecutor(6) as pool:
+            numbers = [number for mine in pool.map(publish, range(6)) for number in mine]
+        assert sorted(numbers) == list(range(1, 31))
+        assert {v.digest for v in new_catalog(store, tmp_path).versions("m")} == {m.digest() for m, _ in samples}
+
+
+class TestStatesInMemory:
+    def test_a_warm_state_costs_one_listing(self) -> None:
+        store = FailingStore(MemoryStore(), lambda *_: None)
+        logs, rival = ModelLogs(store), ModelLogs(store)
+        logs.commit("a/b", lambda state: Created())
+        logs.commit("a/b", lambda state: VersionPublished(version=1, digest=DIGEST))
+        store.calls.clear()
+        state = logs.state("a/b")
+        assert store.calls == [("list", "models/a%2Fb/log/")]
+        rival.commit("a/b", lambda state: CardUpdated(digest=DIGEST))
+        store.calls.clear()
+        assert (logs.state("a/b").seq, state.seq) == (3, 2)
+        assert store.calls == [("list", "models/a%2Fb/log/"), ("read", "models/a%2Fb/log/00000000000000000003.json")]
+
+    def test_on_a_disk_it_costs_two_looks_however_long_the_log(self, tmp_path: Path) -> None:
+        store = FailingStore(LocalStore(tmp_path), lambda *_: None)
+        logs = ModelLogs(store)
+        for _ in range(30):
+            logs.commit("m", lambda state: CardUpdated(digest=DIGEST) if state.seq else Created())
+        store.calls.clear()
+        assert logs.state("m").seq == 30
+        assert store.calls == [("read", f"models/m/log/{seq:020}.json") for seq in (30, 31)]
+        ModelLogs(store).commit("m", lambda state: CardUpdated(digest=DIGEST))
+        assert logs.state("m") == ModelLogs(store).state("m")
+
+    def test_they_are_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(model_logs, "_CACHED_EVENTS", 100)
+        store = FailingStore(MemoryStore(), lambda *_: None)
+        logs = ModelLogs(store)
+        for number in range(30):
+            logs.commit(f"m{number}", lambda state: Created())
+        held = []
+        for number in range(30):
+            store.calls.clear()
+            assert logs.state(f"m{number}").seq == 1
+            held.append(len(store.calls) == 1)
+        assert sum(held) <= 100 // 8
+        store.calls.clear()
+        assert logs.state("m29").seq == 1
+        assert len(store.calls) == 1  # what was used last is still there
+
+    def test_threads_share_them(self) -> None:
+        logs = ModelLogs(MemoryStore())
+        with ThreadPoolExecutor(8) as pool:
+            list(
+                pool.map(
+                    lambda n: logs.commit(
+                        f"m{n % 3}", lambda state: CardUpdated(digest=DIGEST) if state.seq else Created()
+                    ),
+                    range(150),
+                )
+            )
+        assert [logs.state(f"m{n}").seq for n in range(3)] == [50, 50, 50]
 
 
 class TestRaces:
