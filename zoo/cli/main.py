@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import change, copy, look, serving
+from zoo.cli import change, copy, keep, look, serving
 from zoo.cli.output import DebugOption, new_app, print_fields, run_cli
 
 app = new_app("The catalogue of models.")
@@ -38,8 +38,15 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "history": look.history,
     "lineage": look.lineage,
     "alias": change.alias,
+    "archive": keep.archive,
+    "delete": keep.delete,
+    "undelete": keep.undelete,
+    "diff": keep.diff,
+    "card": keep.card,
     "pull": copy.pull,
+    "push": keep.push,
     "verify": copy.verify,
+    "gc": keep.gc,
     "architectures": look.architectures,
     "serve": serving.serve,
 }

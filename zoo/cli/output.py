@@ -28,7 +28,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Print a traceback wh
 StoreOption = Annotated[
     str | None,
     typer.Option(
-        "--store", metavar="URL", help="file:///DIR or memory://NAME. Default: MODELZOO_STORE, else data home."
+        "--store", metavar="URL", help="file:///DIR or s3://BUCKET/PREFIX. Default: MODELZOO_STORE, else data home."
     ),
 ]
 ServerOption = Annotated[
