@@ -7,6 +7,7 @@ Next: `environment()` is what boto3, and so `open_store("s3://zoo/…")`, reads.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import secrets
 import signal
@@ -60,6 +61,8 @@ class Seaweed:
     ports: dict[str, int]
     access_key: str
     secret_key: str
+    reader_key: str
+    reader_secret: str
     process: subprocess.Popen[bytes] = field(repr=False)
     _lock: IO[str] = field(repr=False)
 
@@ -79,6 +82,10 @@ class Seaweed:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
+
+    def reader_environment(self) -> dict[str, str]:
+        """The same with keys that may list and read, and nothing else."""
+        return self.environment() | {"AWS_ACCESS_KEY_ID": self.reader_key, "AWS_SECRET_ACCESS_KEY": self.reader_secret}
 
     def kill(self) -> None:
         """SIGKILL, as a power cut."""
@@ -119,7 +126,18 @@ def start_seaweed(directory: Path) -> Seaweed:
     """
     find_weed()
     directory.mkdir(parents=True, exist_ok=True)
-    access_key, secret_key = "AK" + secrets.token_hex(9).upper(), secrets.token_hex(20)
+    access_key, secret_key = _new_keys()
+    reader_key, reader_secret = _new_keys()
+    (directory / "identities.json").write_text(
+        json.dumps(
+            {
+                "identities": [
+                    _identity("writer", access_key, secret_key, ["Admin", "Read", "List", "Tagging", "Write"]),
+                    _identity("reader", reader_key, reader_secret, [f"Read:{BUCKET}", f"List:{BUCKET}"]),
+                ]
+            }
+        )
+    )
     for attempt in range(TRIES):
         ports, lock = _free_ports()
         process = _launch(directory, ports, access_key, secret_key)
@@ -134,7 +152,14 @@ def start_seaweed(directory: Path) -> Seaweed:
                 raise
             continue
         return Seaweed(
-            directory=directory, ports=ports, access_key=access_key, secret_key=secret_key, process=process, _lock=lock
+            directory=directory,
+            ports=ports,
+            access_key=access_key,
+            secret_key=secret_key,
+            reader_key=reader_key,
+            reader_secret=reader_secret,
+            process=process,
+            _lock=lock,
         )
     raise AssertionError("unreachable: the last try returns or raises")
 
@@ -147,6 +172,14 @@ def running_seaweed(directory: Path) -> Iterator[Seaweed]:
         yield server
     finally:
         server.stop()
+
+
+def _new_keys() -> tuple[str, str]:
+    return "AK" + secrets.token_hex(9).upper(), secrets.token_hex(20)
+
+
+def _identity(name: str, key: str, secret: str, actions: list[str]) -> dict[str, object]:
+    return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
 
 
 def _free_ports() -> tuple[dict[str, int], IO[str]]:
@@ -195,6 +228,7 @@ def _launch(directory: Path, ports: dict[str, int], access_key: str, secret_key:
         "-webdav=false",
         "-s3.port.iceberg=0",
         "-s3.port.lance=0",
+        f"-s3.config={directory / 'identities.json'}",
         "-s3.autoCreateBucket=false",
         "-s3.allowDeleteBucketNotEmpty=false",
     ]

@@ -195,7 +195,7 @@ def s3_error(error: Exception, doing: str, place: Place, key: str | None = None)
     """Our error for one of botocore's. `doing`: "write", "read", "list", …; `key`: without the store's prefix."""
     from botocore.exceptions import ClientError
 
-    what = f"object {key!r}" if key is not None else "the bucket"
+    what = f"object {key!r} of {place.url}" if key is not None else place.url
     if isinstance(error, ClientError):
         meaning = _meaning(code_of(error), status_of(error))
         said = _said(error)
@@ -205,12 +205,12 @@ def s3_error(error: Exception, doing: str, place: Place, key: str | None = None)
         meaning, said = _local_meaning(error, place), f" ({str(error)[:300]})"
     details = {"url": place.url, "endpoint": place.endpoint} | ({"key": key} if key is not None else {})
     if meaning.kind is ObjectExists:
-        return ObjectExists(f"{what} is already in the store {place.url}", **details)
+        return ObjectExists(f"object {key!r} is already in the store {place.url}", **details)
     if meaning.kind is ObjectMissing:
-        return ObjectMissing(f"no {what} in the store {place.url}", **details)
+        return ObjectMissing(f"no object {key!r} in the store {place.url}", **details)
     if meaning.kind is NoBucket:
         return NoBucket(f"there is no bucket {place.bucket!r} at {place.endpoint}", hint=meaning.hint, **details)
-    message = f"cannot {doing} {what} of {place.url} at {place.endpoint}: {meaning.text}{said}"
+    message = f"cannot {doing} {what} at {place.endpoint}: {meaning.text}{said}"
     return meaning.kind(message, hint=meaning.hint, **details)
 
 
