@@ -16,7 +16,7 @@ from zoo.atomic_file import replaced_file, storage_error
 from zoo.errors import ZooError
 from zoo.manifest import Manifest
 from zoo.store.object_store import ObjectStore
-from zoo.transfer import DamagedManifest, manifest_key, parse_manifest, read_manifest
+from zoo.transfer import DamagedManifest, manifest_key, parse_manifest, read_manifest_bytes
 
 _IN_MEMORY = 8 << 20  # bytes of JSON; in memory a manifest takes a few times that
 
@@ -38,26 +38,30 @@ class Manifests:
             if (known := self._known.get(digest)) is not None:
                 self._known.move_to_end(digest)
                 return known[0]
-        if self._store.local_path(manifest_key(digest)) is not None:
-            manifest = read_manifest(self._store, digest, what)
-        else:
-            manifest = self._from_file(digest, what) or self._fetch(digest, what)
-        self._remember(digest, manifest)
+        found = None if self._is_local() else self._from_file(digest, what)
+        data, manifest = found or self._fetch(digest, what)
+        self._remember(digest, manifest, len(data))
         return manifest
 
-    def _fetch(self, digest: str, what: str) -> Manifest:
-        manifest = read_manifest(self._store, digest, what)
-        try:
-            with replaced_file(self._folder / manifest_key(digest)) as file:
-                file.write(manifest.canonical_bytes())
-        except ZooError:
-            pass  # the file only saves time: where it can't be kept, the manifest is fetched again
-        return manifest
+    def _is_local(self) -> bool:
+        return self._store.local_path("manifests") is not None
 
-    def _from_file(self, digest: str, what: str) -> Manifest | None:
+    def _fetch(self, digest: str, what: str) -> tuple[bytes, Manifest]:
+        data = read_manifest_bytes(self._store, digest, what)
+        manifest = parse_manifest(data, digest, what)
+        if not self._is_local():
+            try:
+                with replaced_file(self._folder / manifest_key(digest)) as file:
+                    file.write(data)
+            except ZooError:
+                pass  # the file only saves time: where it can't be kept, the manifest is fetched again
+        return data, manifest
+
+    def _from_file(self, digest: str, what: str) -> tuple[bytes, Manifest] | None:
         path = self._folder / manifest_key(digest)
         try:
-            return parse_manifest(path.read_bytes(), digest, what)
+            data = path.read_bytes()
+            return data, parse_manifest(data, digest, what)
         except FileNotFoundError:
             return None
         except DamagedManifest:  # our copy: the store's may be good
@@ -66,8 +70,7 @@ class Manifests:
         except OSError as error:
             raise storage_error(error, "read", path) from error
 
-    def _remember(self, digest: str, manifest: Manifest) -> None:
-        size = len(manifest.canonical_bytes())
+    def _remember(self, digest: str, manifest: Manifest, size: int) -> None:
         with self._lock:
             if digest in self._known:
                 return

@@ -15,9 +15,11 @@ Reading begins from what this process has folded already, else from the newest g
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -44,6 +46,8 @@ _RACE_PAUSE = 0.002  # seconds, after the first lost race; doubled each time
 _LONGEST_PAUSE = 2.0  # seconds
 _LONGEST_RACE_PAUSE = 0.1  # seconds
 _UNKNOWN_OUTCOMES = (Unavailable, DeadlineExceeded, Aborted, Internal, OSError)
+_THREADS = 8  # events of one log fetched at once from a remote store
+_BATCH = 64  # of them before the next ones are asked for
 _CACHED_EVENTS = 200_000  # versions and cards in the states that are kept in memory, about 250 bytes each
 
 
@@ -83,9 +87,7 @@ class ModelLogs:
         Raises DamagedLog, NewerLog.
         """
         start = event_key(name, after) if after else ""
-        for info in self._store.list(log_prefix(name), start_after=start):
-            _check_key(info.key)
-            yield self._event(info.key)
+        return self._read(info.key for info in self._store.list(log_prefix(name), start_after=start))
 
     def state(self, name: str) -> ModelState:
         """The model's state now; seq 0 when there is no such model.
@@ -137,14 +139,15 @@ class ModelLogs:
             if parse_log_key(info.key) is None
         ]
         snapshots = [info.key for info in self._store.list(snapshot_prefix(name)) if parse_log_key(info.key)]
-        state = ModelState(name=name)
+        state, unfolded = ModelState(name=name), []
         try:
             for event in self.events(name):
-                state = fold(state, [event])
-                key = snapshot_key(name, event.seq)
-                if key in snapshots:
+                unfolded.append(event)
+                if (key := snapshot_key(name, event.seq)) in snapshots:
+                    state, unfolded = fold(state, unfolded), []
                     snapshots.remove(key)
                     problems += self._snapshot_faults(key, state)
+            fold(state, unfolded)
         except (DamagedLog, NewerLog) as error:
             problems.append(error.message)
         problems += [f"{key}: a snapshot of an event that cannot be read or is not there" for key in snapshots]
@@ -194,7 +197,7 @@ class ModelLogs:
 
     def _caught_up(self, known: ModelState) -> ModelState | None:
         """`known` and the events after it; None when the log isn't the one that it was folded from."""
-        events = self._probed(known) if self._store.local_path(MODELS + "x") else self._listed(known)
+        events = self._probed(known) if self._is_local() else self._listed(known)
         return None if events is None else fold(known, events)
 
     def _probed(self, known: ModelState) -> Iterator[Event] | None:
@@ -217,7 +220,23 @@ class ModelLogs:
         first = next(keys, None)
         if first is None or first.key != event_key(known.name, known.seq):
             return None
-        return (self._event(_check_key(info.key)) for info in keys)
+        return self._read(info.key for info in keys)
+
+    def _read(self, keys: Iterable[str]) -> Iterator[Event]:
+        """The events at `keys`, in order; those of a remote store are fetched some at a time."""
+        if self._is_local():
+            yield from (self._event(_check_key(key)) for key in keys)
+            return
+        remaining = iter(keys)
+        while batch := list(itertools.islice(remaining, _BATCH)):
+            if len(batch) == 1:
+                yield self._event(_check_key(batch[0]))
+                continue
+            with ThreadPoolExecutor(min(len(batch), _THREADS), thread_name_prefix="log") as pool:
+                yield from pool.map(lambda key: self._event(_check_key(key)), batch)
+
+    def _is_local(self) -> bool:
+        return self._store.local_path(MODELS + "x") is not None
 
     def _is_head(self, state: ModelState) -> bool:
         """Whether the event that `state` ends with is in the log."""

@@ -198,14 +198,18 @@ def send_manifest(store: ObjectStore, manifest: Manifest) -> None:
 
 def read_manifest(store: ObjectStore, digest: str, what: str) -> Manifest:
     """`what` names the version in errors. Raises DamagedManifest, NewerManifest."""
+    return parse_manifest(read_manifest_bytes(store, digest, what), digest, what)
+
+
+def read_manifest_bytes(store: ObjectStore, digest: str, what: str) -> bytes:
+    """The bytes that are stored as that manifest, unverified. Raises DamagedManifest when there are none."""
     key = manifest_key(digest)
     try:
-        data = store.read(key)
+        return store.read(key)
     except ObjectMissing:
         raise DamagedManifest(
             f"{what}: its manifest {key} is not in {store.url}", hint="zoo verify", expected=digest
         ) from None
-    return parse_manifest(data, digest, what)
 
 
 def parse_manifest(data: bytes, digest: str, what: str) -> Manifest:
