@@ -296,7 +296,8 @@ class Once(LiveDigests):
 
 
 Schedule = tuple[str, str, dict[str, list[int]]]
-PUBLISH_CALLS, SWEEP_CALLS = 24, 30  # at least as many as there are
+PUBLISH_CALLS = 24  # at least as many as there are
+SWEEP_CALLS = 17  # up to the end of the sweep itself
 
 
 class TestBesideAPublish:
@@ -321,7 +322,7 @@ class TestBesideAPublish:
     def schedules(self, tmp_path: Path) -> Iterator[Schedule]:
         alone = FailingStore(self.store(tmp_path), lambda *_: None)
         gc(new_catalog(alone, tmp_path / "other"), grace=NO_GRACE)
-        assert len(alone.calls) <= SWEEP_CALLS
+        assert [n for n, (_, key) in enumerate(alone.calls) if key.startswith(MARKERS)][-3] < SWEEP_CALLS
         condemns = [n for n, (name, key) in enumerate(alone.calls) if name == "create" and key.startswith(MARKERS)][-1]
         for then in range(1, PUBLISH_CALLS):
             for again in range(condemns + 1, SWEEP_CALLS):
@@ -359,7 +360,7 @@ class TestBesideAPublish:
             assert isinstance(published, Published), schedule
             assert whole, schedule
             count += 1
-        assert count > 1_000
+        assert count > 900
 
     @pytest.mark.parametrize("broken", [NoIntent, NoWaiting, LogsBeforeIntents, Once])
     def test_each_step_is_needed(
