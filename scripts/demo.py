@@ -1,7 +1,8 @@
 """The demo's path, typed as a user would type it: every step is one of the product's own commands.
 
 Takes DATA. Gives captions of held-out images, a score, and a contact sheet. All lies under `--out`, the store and
-the feature cache included, so deleting that folder undoes the demo.
+the feature cache included, so deleting that folder undoes the demo; with `--store s3://…` the catalogue, the job's
+Checkpoints, event files and features are in the bucket, too.
 """
 
 from __future__ import annotations
@@ -134,11 +135,12 @@ def as_server_data(data: str, config: Path) -> str:
     return f"{kind}:demo"
 
 
-def held_out(job: dict[str, Any], data: str, store: Path, folder: Path) -> tuple[list[Path], list[Any]]:
+def held_out(job: dict[str, Any], data: str, store: str, folder: Path) -> tuple[list[Path], list[Any]]:
     """Image files and examples that training never saw: the job's own test split, or its validation split."""
     from finetune.data.sources import open_source
+    from zoo.store import open_store
 
-    split = json.loads((store / "jobs" / job["id"] / "prepared" / "split.json").read_text())
+    split = json.loads(open_store(store).read(f"jobs/{job['id']}/prepared/split.json"))
     ids = split["test"] or split["validation"]
     source = open_source(data)
     places = {example.id: index for index, example in enumerate(source.examples)}
@@ -148,6 +150,16 @@ def held_out(job: dict[str, Any], data: str, store: Path, folder: Path) -> tuple
         paths.append(folder / Path(name).name)
         paths[-1].write_bytes(source.read(places[name]))
     return paths, [source.examples[places[name]] for name in ids]
+
+
+def stored(store: str) -> str:
+    """How much of what kind lies in a store."""
+    from zoo.store import open_store
+
+    kinds: dict[str, list[int]] = {}
+    for info in open_store(store).list(""):
+        kinds.setdefault(info.key.partition("/")[0], []).append(info.size)
+    return ", ".join(f"{kind} {len(sizes)} objects {sum(sizes)} bytes" for kind, sizes in sorted(kinds.items()))
 
 
 def train(server: Server, weights: Weights, data: str, settings: Sequence[str]) -> str:
@@ -194,6 +206,9 @@ def main() -> None:
     parser.add_argument("--data", default="scenes:", help="DATA with captions, e.g. flickr:FOLDER (default: scenes:)")
     parser.add_argument("--out", type=Path, default=ROOT / "demo-out", help="folder for all that the demo makes")
     parser.add_argument(
+        "--store", help="e.g. s3://BUCKET/PREFIX, keys and endpoint as boto3 reads them (default: a folder in --out)"
+    )
+    parser.add_argument(
         "--restart-server", action="store_true", help="kill -9 the server between training and captions"
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as in finetune run")
@@ -203,7 +218,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     os.environ["MODELZOO_HOME"] = str(out / "home")  # tokens of the demo's server
     os.environ["MODELZOO_CACHE"] = str(out / "cache")
-    os.environ["MODELZOO_STORE"] = store = f"file://{out / 'store'}"
+    os.environ["MODELZOO_STORE"] = store = options.store or (out / "store").as_uri()
 
     weights = find_weights(out)
     talk(f"weights: {weights.why}")
@@ -222,9 +237,11 @@ def main() -> None:
             server.process.send_signal(signal.SIGKILL)
             server.process.wait()
             server = stack.enter_context(serving(store, config))
-        paths, examples = held_out(job, options.data, out / "store", out / "held-out")
+        paths, examples = held_out(job, options.data, store, out / "held-out")
         captions = caption(server, paths)
     report(options.data, examples, captions, paths, out)
+    if options.store:
+        print(f"in {store}: {stored(store)}")
     metrics = job["result"]["metrics"].get("validation", {})
     shown = {name: round(value, 4) for name, value in metrics.items() if isinstance(value, int | float)}
     print(f"published {job['result']['reference']}; validation: {json.dumps(shown)}")

@@ -41,6 +41,7 @@ from server.model_pool import ModelPool
 from server.scheduler import Scheduler
 from zoo.catalog import open_catalog
 from zoo.errors import InvalidArgument, Unavailable
+from zoo.store.object_store import ObjectStore
 
 SERVICES = tuple(
     file.DESCRIPTOR.services_by_name[name].full_name
@@ -62,11 +63,19 @@ def serve(*, address: str, store_url: str, config: Path | None = None) -> None:
     """Serves until SIGTERM or SIGINT; jobs that run go on without it.
 
     When ready it prints one JSON line on stdout: address, health_address, token_file. Port 0 picks a free one.
-    Raises InvalidConfig, InvalidAddress, AddressTaken, InvalidStoreUrl, QueueUnavailable.
+    Raises InvalidConfig, InvalidAddress, AddressTaken, InvalidStoreUrl, QueueUnavailable, and what a store says that
+    doesn't let us in.
     """
     settings = ServerConfig.read(config)
     host, port = _host_and_port(address)
+    _require_answer(open_catalog(store_url).store)
     asyncio.run(_serve(host, port, store_url, settings))
+
+
+def _require_answer(store: ObjectStore) -> None:
+    """A store elsewhere is asked once: wrong keys are said when the server starts, not by every call."""
+    if store.local_path("models") is None:
+        next(store.list("models/"), None)
 
 
 async def _serve(host: str, port: int, store_url: str, config: ServerConfig) -> None:
