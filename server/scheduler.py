@@ -11,7 +11,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from finetune.jobs.launcher import exec_module
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervise import EXIT_NOT_MINE
 from finetune.jobs.supervisor import EXIT_INTERRUPTED, job_folder_path
+from finetune.spec import JobSpec
+from server.data_roots import known_location, known_split
 from server.threads import in_thread
 from zoo.catalog import Catalog
 from zoo.errors import ZooError
@@ -33,14 +35,25 @@ _WAITING = frozenset({JobState.QUEUED, JobState.BACKOFF})
 
 
 class Scheduler:
-    def __init__(self, queue: JobQueue, catalog: Catalog, store_url: str, *, at_most: int, threads: Executor) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        catalog: Catalog,
+        store_url: str,
+        *,
+        at_most: int,
+        roots: Mapping[str, Path],
+        threads: Executor,
+    ) -> None:
         self._queue = queue
         self._catalog = catalog
         self._store_url = store_url
         self._at_most = at_most
         self._threads = threads
         self._started: dict[str, subprocess.Popen[bytes]] = {}  # job id → the supervisor that we started for it
+        self._roots = roots
         self._adopt_at = 0.0  # monotonic
+        self._told: set[str] = set()
         self._trouble: dict[str, tuple[int, float]] = {}  # job id → failed starts, no sooner again than (monotonic)
 
     async def run(self) -> None:
@@ -61,10 +74,19 @@ class Scheduler:
                 self._ended(job_id, code)
         if is_elsewhere(self._catalog.store) and time.monotonic() >= self._adopt_at:
             self._adopt_at = time.monotonic() + _ADOPT_SECONDS
-            for job_id in await in_thread(self._threads, adopt_abandoned, self._queue, self._catalog.store):
-                print(f"scheduler: job {job_id} of a server that is gone goes on here", file=sys.stderr, flush=True)
+            for text in await in_thread(self._threads, self._adopt):
+                if text not in self._told:  # once, not every minute
+                    print(f"scheduler: {text}", file=sys.stderr, flush=True)
+                self._told.add(text)
         for job in await in_thread(self._threads, self._due):
             self._start(job)
+
+    def _adopt(self) -> Sequence[str]:
+        def require_fit(spec: JobSpec) -> None:
+            known_location(spec.data.location, self._roots)
+            known_split(spec.data.split, self._roots)
+
+        return adopt_abandoned(self._queue, self._catalog.store, require_fit=require_fit)
 
     def _due(self) -> Sequence[Job]:
         jobs = [job for job in self._queue.in_states(OWNED | _WAITING) if job.scheduled]

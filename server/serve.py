@@ -119,7 +119,9 @@ async def _running(host: str, port: int, store_url: str, config: ServerConfig) -
     await server.start()
     for service in ("", *SERVICES):
         await checks.set(service, health_pb2.HealthCheckResponse.SERVING)
-    scheduler = Scheduler(queue, catalog, store_url, at_most=config.max_running_jobs, threads=threads)
+    scheduler = Scheduler(
+        queue, catalog, store_url, at_most=config.max_running_jobs, roots=config.data_roots, threads=threads
+    )
     tasks = [asyncio.create_task(scheduler.run()), asyncio.create_task(pool.watch())]
     for task in tasks:
         task.add_done_callback(_tell_of_fault)

@@ -10,18 +10,20 @@ here.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from finetune.jobs.job import ENDED, Job, JobHeld, JobState, UnknownJob
+from finetune.jobs.folder import DamagedJobFile, spec_differences
+from finetune.jobs.job import ENDED, Job, JobHeld, JobState, UnfinishedWithAnotherSpec, UnknownJob
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import JobQueue, NameBusy
 from finetune.jobs.store_lease import JobRecord, StoreLease, holder, job_prefix, newest_job, open_jobs, read_record
 from finetune.spec import JobSpec
 from zoo.describe import rfc3339
+from zoo.errors import InvalidArgument
 from zoo.store.object_store import ObjectMissing, ObjectStore
 
 
@@ -46,24 +48,30 @@ def is_elsewhere(store: ObjectStore) -> bool:
 
 
 def read_job(store: ObjectStore, job_id: str) -> StoredJob | None:
-    """None where the store has no such job, or one that ended before its spec was written."""
+    """None where the store has no such job, or one that ended before its spec was written. Raises DamagedJobFile,
+    InvalidSpec."""
     record = read_record(store, job_id)
     if record is None:
         return None
+    key = f"{job_prefix(job_id)}spec.json"
     try:
-        value = json.loads(store.read(f"{job_prefix(job_id)}spec.json"))
+        spec = json.loads(store.read(key))["spec"]
     except ObjectMissing:
         return None
-    return StoredJob(record=record, spec=JobSpec.parse(value["spec"]), owner=holder(store, job_id))
+    except (ValueError, TypeError, LookupError):
+        raise DamagedJobFile(f"{key} in {store.url} holds no spec") from None
+    return StoredJob(record=record, spec=JobSpec.parse(spec), owner=holder(store, job_id))
 
 
-def adopt_newest(queue: JobQueue, store: ObjectStore, name: str, *, for_server: bool) -> None:
-    """Lets the queue know the newest job of a model, if it is another machine's.
+def adopt_newest(queue: JobQueue, store: ObjectStore, spec: JobSpec, *, for_server: bool) -> None:
+    """Lets the queue know the newest job of the spec's model, if it is another machine's.
 
     While its owner is alive, the local CLI is refused (JobHeld). A server takes it as a job that may be run once that
-    owner isn't heard of any more: its supervisor asks the store again, see `finetune.jobs.store_lease`.
+    owner isn't heard of any more: its supervisor asks the store again, see `finetune.jobs.store_lease`. An unfinished
+    one of another spec is never let into a server's queue (UnfinishedWithAnotherSpec): it might name data that
+    requests to this server may not.
     """
-    job_id = newest_job(store, name)
+    job_id = newest_job(store, spec.name)
     if job_id is None or _knows(queue, job_id):
         return
     found = read_job(store, job_id)
@@ -71,27 +79,45 @@ def adopt_newest(queue: JobQueue, store: ObjectStore, name: str, *, for_server: 
         return
     if found.owner is not None and not for_server:
         raise JobHeld(
-            f"a run of model {name!r} is alive on another machine: job {job_id} ({found.record.state}), run by "
+            f"a run of model {spec.name!r} is alive on another machine: job {job_id} ({found.record.state}), run by "
             f"{found.owner}, says {store.url}",
             hint=f"finetune get {job_id} and finetune logs {job_id} show how it goes",
+            job=job_id,
+        )
+    differences = spec_differences(found.spec, spec)
+    if for_server and differences and found.record.state not in ENDED:
+        raise UnfinishedWithAnotherSpec(
+            f"model {spec.name!r} has an unfinished job {job_id} in {store.url} with another spec: "
+            + "; ".join(differences),
+            hint="the same settings to resume it, or another --name",
             job=job_id,
         )
     with suppress(NameBusy):  # the model has another unfinished job here, which goes first
         _adopt(queue, store, found)
 
 
-def adopt_abandoned(queue: JobQueue, store: ObjectStore) -> list[str]:
-    """Takes up the jobs of servers that are gone; returns their ids. Jobs of `finetune run` wait for their user."""
-    adopted = []
+def adopt_abandoned(queue: JobQueue, store: ObjectStore, *, require_fit: Callable[[JobSpec], None]) -> list[str]:
+    """Takes up the jobs of servers that are gone; returns what is to be told, a line a job.
+
+    Jobs of `finetune run` wait for their user. `require_fit` raises the error of a spec that may not be run here.
+    """
+    told = []
     for job_id in open_jobs(store):
         if _knows(queue, job_id):
             continue
-        found = read_job(store, job_id)
-        if found is not None and found.record.scheduled and found.state is JobState.QUEUED:
-            with suppress(NameBusy):
-                _adopt(queue, store, found)
-                adopted.append(job_id)
-    return adopted
+        try:
+            found = read_job(store, job_id)
+            if found is None or not found.record.scheduled or found.state is not JobState.QUEUED:
+                continue
+            require_fit(found.spec)
+            _adopt(queue, store, found)
+        except NameBusy:  # the model has another unfinished job here, which goes first
+            continue
+        except (DamagedJobFile, InvalidArgument) as error:
+            told.append(f"job {job_id} in {store.url} is not taken up: {error.message}")
+        else:
+            told.append(f"job {job_id} of a server that is gone goes on here")
+    return told
 
 
 def tell_cancelled(store: ObjectStore, job: Job) -> None:

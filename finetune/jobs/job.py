@@ -68,6 +68,10 @@ class JobHeld(FailedPrecondition):
     """A live supervisor holds the job's lease, so nobody else may run it."""
 
 
+class UnfinishedWithAnotherSpec(FailedPrecondition):
+    """The model has an unfinished job, and what is asked now differs from it."""
+
+
 class JobEnded(FailedPrecondition):
     """The job is over, or too near its end, for what was asked."""
 

@@ -103,7 +103,7 @@ class JobMirror:
 
         Raises NotAJobFolder, and touches nothing, when the folder has gone.
         """
-        there = self._ask()
+        before, there = dict(self._state.sent), self._ask()
         files, count = 0, 0
         try:
             for _ in range(_TRIES):
@@ -119,7 +119,8 @@ class JobMirror:
                 return MirrorPass(files=files, bytes=count, removed=removed, complete=True)
             return MirrorPass(files=files, bytes=count, removed=0, complete=False)
         finally:
-            self._state.write(self._folder.root)
+            if self._state.sent != before:
+                self._state.write(self._folder.root)
 
     def _ask(self) -> set[str]:
         """What the store has; what it hasn't any more was never sent."""

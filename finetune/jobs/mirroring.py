@@ -52,6 +52,9 @@ class FolderCare(Protocol):
     def check(self) -> None:
         """Raises StaleFence."""
 
+    def confirm(self) -> None:
+        """Asks once more, before what can't be undone. Raises StaleFence, the store's errors."""
+
     def tell(self, state: JobState) -> None:
         """The state that the job is in now."""
 
@@ -76,6 +79,9 @@ class LocalFolder:
         del folder
 
     def check(self) -> None:
+        return
+
+    def confirm(self) -> None:
         return
 
     def tell(self, state: JobState) -> None:
@@ -135,6 +141,10 @@ class Mirroring:
     def check(self) -> None:
         if self._lost is not None:
             raise self._lost
+
+    def confirm(self) -> None:
+        self.check()
+        self._lease.beat(self._state)
 
     def tell(self, state: JobState) -> None:
         self._state = state

@@ -19,10 +19,11 @@ from finetune.spec import TrainConfig
 from finetune.training.best import Evaluated, decide, evaluation_steps
 from finetune.training.evaluations import Evaluations
 from zoo.atomic_file import make_directories
+from zoo.store.keys import check_key
 from zoo.store.object_store import ObjectStore
 
 _STEP_FILE = re.compile(r"(checkpoints|evaluations)/([0-9]+)(?:/|\.json\Z)")
-_OWN = ("owner.json", "claims/", "clock-")  # the lease's, not the folder's
+_OWN = ("owner.json", "claims/", "clock-", ".")  # the lease's, not the folder's; nothing that is mirrored has a dot
 _NOT_RESTORED = ("error.json", "checkpoints/done.json")  # the new run's to say
 _LOG_BEING_WRITTEN = "logs/supervisor.log"
 
@@ -42,13 +43,13 @@ def restore_folder(store: ObjectStore, job_id: str, folder: JobFolder, *, claim:
     """Fetches the folder; what lay there is removed first, being older. The caller holds the job's StoreLease `claim`.
 
     Interrupted, it is done again from the start: the claim is noted last. Raises NotAJobFolder where the store has
-    no such folder, DamagedJobFile, the store's errors.
+    no such folder, DamagedJobFile, InvalidKey for a key that would lead out of the folder, the store's errors.
     """
     prefix = job_prefix(job_id)
     sizes = {
         name: info.size
         for info in store.list(prefix)
-        if not (name := info.key.removeprefix(prefix)).startswith(_OWN) and name not in _NOT_RESTORED
+        if not (name := check_key(info.key).removeprefix(prefix)).startswith(_OWN) and name not in _NOT_RESTORED
     }
     if "spec.json" not in sizes:
         raise NotAJobFolder(f"{store.url} has no job folder {prefix}: its spec.json is not there", key=prefix)

@@ -15,6 +15,7 @@ a minute by the store's own clock. One that only seemed dead finds the higher cl
 from __future__ import annotations
 
 import json
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -30,6 +31,8 @@ from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, Object
 
 STORE_LEASE_SECONDS = 60.0  # a machine's queue has shorter ones; a bucket is slower, and asked less often
 _TRIES = 6  # while the outcome of a claim is unknown
+_JOB_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")  # as JobQueue.create makes them
+_CLAIM_KEY = re.compile(r"/claims/([0-9]{6})\.json\Z")
 _HELD = OWNED | {JobState.BACKOFF}  # its supervisor waits to start it again
 
 
@@ -77,31 +80,39 @@ def name_index_prefix(name: str) -> str:
 
 def newest_job(store: ObjectStore, name: str) -> str | None:
     """The id of the newest job that publishes to the model `name`; ids begin with the time of the request."""
-    found = [info.key.rpartition("/")[2] for info in store.list(name_index_prefix(name))]
-    return found[-1] if found else None
+    return max(_ids(store, name_index_prefix(name)), default=None)
 
 
 def open_jobs(store: ObjectStore) -> Iterator[str]:
     """The ids of the jobs that haven't ended, oldest first."""
-    return (info.key.rpartition("/")[2] for info in store.list("job-index/open/"))
+    return _ids(store, "job-index/open/")
+
+
+def _ids(store: ObjectStore, prefix: str) -> Iterator[str]:
+    """An id becomes a folder's name here, so a stranger's key is none."""
+    names = (info.key.removeprefix(prefix) for info in store.list(prefix))
+    return (name for name in names if _JOB_ID.fullmatch(name))
 
 
 def read_record(store: ObjectStore, job_id: str) -> JobRecord | None:
     """None where the store has no such job. Raises DamagedJobFile."""
     try:
-        return JobRecord.model_validate_json(store.read(record_key(job_id)))
+        record = JobRecord.model_validate_json(store.read(record_key(job_id)))
     except ObjectMissing:
         return None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the whole"
         raise DamagedJobFile(f"{record_key(job_id)} in {store.url} cannot be read: {where}: {first['msg']}") from None
+    if record.job != job_id:
+        raise DamagedJobFile(f"{record_key(job_id)} in {store.url} is of another job, {record.job[:100]!r}")
+    return record
 
 
 def newest_claim(store: ObjectStore, job_id: str) -> int:
     """0 where nobody ever claimed the job."""
-    keys = [info.key for info in store.list(f"{job_prefix(job_id)}claims/")]
-    return int(keys[-1].rpartition("/")[2].removesuffix(".json")) if keys else 0
+    keys = (_CLAIM_KEY.search(info.key) for info in store.list(f"{job_prefix(job_id)}claims/"))
+    return max((int(match[1]) for match in keys if match), default=0)
 
 
 def holder(store: ObjectStore, job_id: str, *, lease_seconds: float = STORE_LEASE_SECONDS) -> Owner | None:
@@ -113,7 +124,10 @@ def holder(store: ObjectStore, job_id: str, *, lease_seconds: float = STORE_LEAS
     if record is not None and record.claim >= number and record.state not in _HELD:
         return None
     key = claim_key(job_id, number)
-    owner = Owner.decode(json.loads(store.read(key))["owner"])
+    try:
+        owner = Owner.decode(json.loads(store.read(key))["owner"])
+    except (ValueError, TypeError, LookupError, AttributeError):
+        raise DamagedJobFile(f"{key} in {store.url} names no owner") from None
     if owner.is_dead():
         return None
     heard = store.stat(key).modified
@@ -133,7 +147,7 @@ def _store_now(store: ObjectStore, job_id: str) -> float:
 
 
 class StoreLease:
-    """One claim of one job. `beat` and `release` are called by one thread at a time."""
+    """One claim of one job. Safe to share between threads once it is acquired."""
 
     def __init__(self, store: ObjectStore, job: Job, *, lease_seconds: float = STORE_LEASE_SECONDS) -> None:
         self._store = store

@@ -7,15 +7,10 @@ from __future__ import annotations
 
 from finetune.jobs.adopt import adopt_newest, is_elsewhere
 from finetune.jobs.folder import spec_differences
-from finetune.jobs.job import Job, JobHeld, JobState, StaleFence, StateChanged
+from finetune.jobs.job import Job, JobHeld, JobState, StaleFence, StateChanged, UnfinishedWithAnotherSpec
 from finetune.jobs.queue import JobQueue, NameBusy
 from finetune.spec import JobSpec
-from zoo.errors import FailedPrecondition
 from zoo.store.object_store import ObjectStore
-
-
-class UnfinishedWithAnotherSpec(FailedPrecondition):
-    """The model has an unfinished job, and what is asked now differs from it."""
 
 
 def submit_or_resume(
@@ -35,7 +30,7 @@ def submit_or_resume(
         store: where other machines' jobs are looked for, if it isn't on this disk.
     """
     if store is not None and is_elsewhere(store):
-        adopt_newest(queue, store, spec.name, for_server=for_server)
+        adopt_newest(queue, store, spec, for_server=for_server)
     for _ in range(20):  # somebody else may submit, claim or cancel in between; then look again
         job = queue.latest(spec.name)
         try:

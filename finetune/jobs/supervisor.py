@@ -285,7 +285,7 @@ class _Run:
         self._move(JobState.PUBLISHING)
         self._tell()
         # By the job's id in the lineage, publishing is done once however often it is begun.
-        self._care.check()
+        self._care.confirm()
         result = finish(catalog, folder, again=self.job.again)
         return self._end(JobState.SUCCEEDED, result=dict(result), message=str(result.get("reference")))
 

@@ -85,13 +85,15 @@ class UnknownSchema(FailedPrecondition):
 def default_queue_url(store_url: str) -> str:
     """Where the jobs of a store are kept unless the configuration says otherwise.
 
-    For a `file://` store `jobs/jobs.sqlite` inside it; for others a file in the data home (`MODELZOO_HOME`). Raises
-    InvalidStoreUrl.
+    For a `file://` store `jobs/jobs.sqlite` inside it; for others, which SQLite can't lie in, a file in the data home
+    (`MODELZOO_HOME`): each machine has its own, and learns of other machines' jobs from the store, see
+    `finetune.jobs.adopt`. Raises InvalidStoreUrl.
     """
-    path = open_store(store_url).local_path("jobs/jobs.sqlite")
+    store = open_store(store_url)
+    path = store.local_path("jobs/jobs.sqlite")
     if path is not None:
         return f"sqlite:///{path.absolute()}"
-    name = hashlib.sha256(store_url.encode()).hexdigest()[:32]
+    name = hashlib.sha256(store.url.encode()).hexdigest()[:32]
     return f"sqlite:///{data_home() / 'jobs' / (name + '.sqlite')}"
 
 

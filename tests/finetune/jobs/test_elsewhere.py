@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -24,10 +25,11 @@ from finetune.jobs.store_lease import StoreLease, holder, newest_claim, open_job
 from finetune.jobs.submit import UnfinishedWithAnotherSpec, submit_or_resume
 from finetune.jobs.supervisor import run_job
 from finetune.jobs.tables import default_queue_url
+from finetune.spec import JobSpec
 from tests.finetune.jobs.conftest import make_spec
 from tests.finetune.jobs.test_supervisor import HASTY, SLEEP, Roles
 from zoo.catalog import Catalog, open_catalog
-from zoo.errors import ZooError
+from zoo.errors import InvalidArgument, ZooError
 from zoo.store.faulty import FaultPlan, FaultyStore
 from zoo.store.memory import MemoryStore
 
@@ -293,9 +295,9 @@ def test_a_server_takes_up_the_jobs_of_one_that_is_gone(machines: Callable[[str]
     a.run(mine, Roles(["sys.exit(75)"]))
     scheduled = a.submit(spec=make_spec("server"), for_server=True)
     a.run(scheduled, Roles(["sys.exit(75)"]))
-    assert adopt_abandoned(a.queue, a.store) == []
-    assert adopt_abandoned(b.queue, b.store) == [scheduled.id]
-    assert adopt_abandoned(b.queue, b.store) == []
+    assert adopt(a) == []
+    assert adopt(b) == [f"job {scheduled.id} of a server that is gone goes on here"]
+    assert adopt(b) == []
     adopted = b.queue.get(scheduled.id)
     assert (adopted.state, adopted.scheduled, adopted.created) == (JobState.QUEUED, True, scheduled.created)
 
@@ -303,8 +305,46 @@ def test_a_server_takes_up_the_jobs_of_one_that_is_gone(machines: Callable[[str]
     tell_cancelled(b.store, cancelled)
     assert list(open_jobs(b.store)) == [mine.id]
     c = machines("c")
-    assert adopt_abandoned(c.queue, c.store) == []
+    assert adopt(c) == []
     assert c.submit(spec=make_spec("server", steps=3)).id != scheduled.id
+
+
+def adopt(machine: Machine, refuse: str = "") -> list[str]:
+    def require_fit(spec: JobSpec) -> None:
+        if spec.name == refuse:
+            raise InvalidArgument("not here")
+
+    return adopt_abandoned(machine.queue, machine.store, require_fit=require_fit)
+
+
+def test_a_server_takes_up_nothing_that_it_would_not_be_sent(machines: Callable[[str], Machine]) -> None:
+    a, b = machines("a"), machines("b")
+    jobs = [a.submit(spec=make_spec(name), for_server=True) for name in ("m0", "m1", "m2", "m3", "m4")]
+    for job in jobs:
+        a.run(job, Roles(["sys.exit(75)"]))
+    a.store.put(f"jobs/{jobs[1].id}/owner.json", b"{}")
+    a.store.put(f"jobs/{jobs[2].id}/spec.json", b"[]")
+    a.store.put(f"jobs/{jobs[3].id}/owner.json", a.store.read(f"jobs/{jobs[4].id}/owner.json"))
+    a.store.put("job-index/open/jobs.sqlite", b"{}")
+    said = "\n".join(adopt(b, refuse="m0"))
+    assert [job.id for job in b.queue.list()] == [jobs[4].id]
+    for job, why in zip(jobs, ["not here", "cannot be read", "holds no spec", "of another job"], strict=False):
+        assert re.search(f"{job.id} in .* is not taken up: .*{why}", said)
+
+    c = machines("c")
+    with pytest.raises(UnfinishedWithAnotherSpec, match=r"2000 → 3"):
+        c.submit(spec=make_spec("m4", steps=3), for_server=True)
+    assert c.queue.list() == []
+
+
+def test_a_key_that_leads_out_of_the_folder_is_refused(machines: Callable[[str], Machine]) -> None:
+    a, b = machines("a"), machines("b")
+    job = a.run(a.submit(), Roles(["sys.exit(75)"]))
+    a.store._objects[f"jobs/{job.id}/../../escaped"] = (b"x", 0.0)
+    ended = b.run(b.submit(), Roles(["1/0"]))
+    assert ended.state is JobState.FAILED
+    assert (ended.error or {})["reason"] == "InvalidKey"
+    assert not list(b.home.rglob("escaped"))
 
 
 class OnOff(MemoryStore):
