@@ -87,7 +87,8 @@ class ModelLogs:
         Raises DamagedLog, NewerLog.
         """
         start = event_key(name, after) if after else ""
-        return self._read(info.key for info in self._store.list(log_prefix(name), start_after=start))
+        keys = (info.key for info in self._store.list(log_prefix(name), start_after=start))
+        return self._read(self._without_gaps(name, after, keys))
 
     def state(self, name: str) -> ModelState:
         """The model's state now; seq 0 when there is no such model.
@@ -220,20 +221,39 @@ class ModelLogs:
         first = next(keys, None)
         if first is None or first.key != event_key(known.name, known.seq):
             return None
-        return self._read(info.key for info in keys)
+        return self._read(self._without_gaps(known.name, known.seq, (info.key for info in keys)))
+
+    def _without_gaps(self, name: str, after: int, keys: Iterable[str]) -> Iterator[str]:
+        """`keys` and those that a listing beside running commits passed over: a disk's may show the later of two files
+        that were made meanwhile and not the earlier. What is missing for good is a hole, which folding finds."""
+        for key in keys:
+            seq = _check_key(key)
+            for passed_over in range(after + 1, seq):
+                if not self._is_there(event_key(name, passed_over)):
+                    break
+                yield event_key(name, passed_over)
+            yield key
+            after = seq
+
+    def _is_there(self, key: str) -> bool:
+        try:
+            self._store.stat(key)
+        except ObjectMissing:
+            return False
+        return True
 
     def _read(self, keys: Iterable[str]) -> Iterator[Event]:
         """The events at `keys`, in order; those of a remote store are fetched some at a time."""
         if self._is_local():
-            yield from (self._event(_check_key(key)) for key in keys)
+            yield from map(self._event, keys)
             return
         remaining = iter(keys)
         while batch := list(itertools.islice(remaining, _BATCH)):
             if len(batch) == 1:
-                yield self._event(_check_key(batch[0]))
+                yield self._event(batch[0])
                 continue
             with ThreadPoolExecutor(min(len(batch), _THREADS), thread_name_prefix="log") as pool:
-                yield from pool.map(lambda key: self._event(_check_key(key)), batch)
+                yield from pool.map(self._event, batch)
 
     def _is_local(self) -> bool:
         return self._store.local_path(MODELS + "x") is not None
@@ -354,8 +374,9 @@ def _unreadable(key: str) -> Exception:
     return Unavailable(f"{key} is taken, and cannot be read")
 
 
-def _check_key(key: str) -> str:
+def _check_key(key: str) -> int:
+    """The number of the event that lies at a key in the log."""
     found = parse_log_key(key)
     if found is None or found.kind != "log":
         raise DamagedLog(f"{key} is in the log, but its name is not that of an event", hint="zoo verify", key=key)
-    return key
+    return found.seq

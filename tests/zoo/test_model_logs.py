@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from tests.zoo.samples import Crash, FailingStore, contents, faulty_store, new_c
 from zoo import model_logs
 from zoo.cache import blob_key
 from zoo.errors import PermissionDenied, ResourceExhausted, Unavailable, ZooError
-from zoo.log import CardUpdated, Created, Event, ModelState, VersionPublished, decode_event, encode_event
+from zoo.log import CardUpdated, Created, DamagedLog, Event, ModelState, VersionPublished, decode_event, encode_event
 from zoo.manifest import Lineage
 from zoo.model_logs import BrokenStore, ModelLogs, UnknownOutcome
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.store.object_store import NoAnswer, ObjectExists, ObjectStore, StoreBusy
+from zoo.store.object_store import NoAnswer, ObjectExists, ObjectInfo, ObjectStore, StoreBusy
 
 DIGEST = "sha256:" + "a" * 64
 
@@ -308,6 +308,29 @@ class TestRaces:
         assert [v.number for v in versions] == list(range(1, 41))
         assert {v.number: v.manifest.lineage.job for v in versions} == told
         assert set(told.values()) == {f"{me}{number}" for me in "abcd" for number in range(10)}
+
+    @pytest.mark.parametrize("known", [0, 2])
+    def test_a_listing_beside_running_commits(self, known: int) -> None:
+        """A disk's listing may show the later of two files that were made meanwhile, and not the earlier."""
+
+        class PassesOver(MemoryStore):
+            def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
+                seen = super().list(prefix, start_after=start_after)
+                return (info for info in seen if not info.key.endswith(("04.json", "05.json", "07.json")))
+
+        full, store = MemoryStore(), PassesOver()
+        store._objects = full._objects
+        logs, reader = ModelLogs(full), ModelLogs(store)
+        for number in range(8):
+            logs.commit("m", lambda state: CardUpdated(digest=DIGEST) if state.seq else Created())
+            if number + 1 == known:
+                assert reader.state("m").seq == known
+        assert reader.state("m") == logs.state("m")
+        assert [event.seq for event in reader.events("m", 3)] == [4, 5, 6, 7, 8]
+        store.delete("models/m/log/00000000000000000004.json")
+        with pytest.raises(DamagedLog, match="hole: after event 3 comes 6"):
+            ModelLogs(store).state("m")
+        assert ["hole: after event 3 comes 6" in problem for problem in ModelLogs(store).check("m")] == [True]
 
     def test_a_store_that_does_not_list_what_it_holds(self, tmp_path: Path) -> None:
         class Forgets(MemoryStore):

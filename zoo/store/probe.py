@@ -22,11 +22,13 @@ from pathlib import Path
 
 from zoo.atomic_file import replaced_file, storage_error
 from zoo.errors import FailedPrecondition, PermissionDenied, ZooError
+from zoo.pauses import Pauses
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
 MAX_AGE = 7 * 24 * 3600.0  # seconds
 RACES = ((2, 4), (4, 2))  # (writers, rounds)
 LISTED = ("a-b", "a/c", "a/c-d", "a/c/e", "a.b", "a0")  # names that a server which walks folders gives in another order
+_TRIES = 5  # of a write that isn't the question
 _FORMAT = 1  # of what is remembered; raised when the probe asks more
 
 
@@ -172,7 +174,7 @@ class _Probe:
     def _ranges(self) -> Iterator[str]:
         data = hashlib.shake_128(b"ranges").digest(70_000)
         key = self._key("ranges")
-        self._store.create(key, data)
+        self._create(key, data)
         for start, length in ((0, 10), (65_530, 12), (1, 1), (69_990, 100), (69_999, None), (70_000, 5)):
             expected = data[start:] if length is None else data[start : start + length]
             if self._store.read(key, start=start, length=length) != expected:
@@ -183,7 +185,7 @@ class _Probe:
         folder = self._prefix + "list/"
         for name in LISTED:
             try:
-                self._store.create(self._key(f"list/{name}"), b"")
+                self._create(self._key(f"list/{name}"), b"")
             except ZooError as error:
                 if "/" not in name or isinstance(error, (NoAnswer, StoreBusy, PermissionDenied)):
                     raise
@@ -196,6 +198,20 @@ class _Probe:
         after = sorted(keys)[2]
         if [info.key for info in self._store.list(folder, start_after=after)] != sorted(keys)[3:]:
             yield "a listing that starts after a key does not go on right behind it"
+
+    def _create(self, key: str, data: bytes) -> None:
+        """Writes a new key; over a network that loses answers, which says nothing about the store's promises."""
+        pauses = Pauses(first=0.1, longest=2.0)
+        while True:
+            try:
+                self._store.create(key, data)
+                return
+            except ObjectExists:  # nobody else knows the key: a layer below sent it twice
+                return
+            except (StoreBusy, NoAnswer):
+                if pauses.made + 1 >= _TRIES:
+                    raise
+            pauses.wait()
 
     def _race(self, writers: int, key: str) -> Iterator[str]:
         barrier = threading.Barrier(writers)
