@@ -21,6 +21,7 @@ from zoo.store.s3 import errors, open_s3
 from zoo.store.s3.client import Limits, connect, parse_location
 from zoo.store.s3.errors import Place, s3_error
 from zoo.store.s3.store import S3Store
+from zoo.store.s3.upload import plan_parts
 
 MIB = 1 << 20
 Start = Callable[..., StandIn]
@@ -181,6 +182,28 @@ def test_garbage_for_an_answer(start: Start) -> None:
     start(plan=on("GET", "list", Answer(body=b"<html>log in first<br></html>")))
     with pytest.raises(NoAnswer):
         list(store().list(""))
+
+
+class TestParts:
+    @pytest.mark.parametrize("size", [8 * MIB + 1, 16 * MIB, 80_000 * MIB, 80_000 * MIB + 1, 5 * MIB * MIB])
+    def test_they_cover_the_file_and_are_at_most_ten_thousand(self, size: int) -> None:
+        parts = plan_parts(size)
+        assert [part.number for part in parts] == list(range(1, len(parts) + 1))
+        assert len(parts) <= 10_000
+        at = 0
+        for part in parts:
+            assert part.start == at
+            at += part.size
+        assert at == size
+        assert all(part.size == parts[0].size for part in parts[:-1])
+        assert parts[0].size % (8 * MIB) == 0
+        assert parts[0].size == 8 * MIB or size > 80_000 * MIB
+
+    def test_chunk_hashes_are_used_only_where_parts_are_chunks(self) -> None:
+        assert [part.sha256 for part in plan_parts(20 * MIB, ["a", "b", "c"])] == ["a", "b", "c"]
+        assert {part.sha256 for part in plan_parts(20 * MIB, ["a", "b"])} == {None}
+        chunks = ["a"] * 20_000
+        assert {part.sha256 for part in plan_parts(160_000 * MIB, chunks)} == {None}
 
 
 class TestUploads:

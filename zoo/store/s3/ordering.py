@@ -70,10 +70,13 @@ def _below(items: _Pushed, base: str, goes_before: Callable[[str], bool]) -> Ite
         if not slash:
             yield items.take()
             continue
-        folder, cluster = base + name, []
+        folder, cluster, asked = base + name, [], False
         while (item := items.peek()) is not None and _is_in_cluster(item.key, folder):
             cluster.append(items.take())
-            if len(cluster) == LARGE and not goes_before(folder):
+            if len(cluster) < LARGE or asked:
+                continue
+            asked = True  # once: a name written meanwhile must not make us ask for ever
+            if not goes_before(folder):
                 items.push(cluster)
                 cluster = []
                 yield from _below(items, folder + "/", goes_before)
