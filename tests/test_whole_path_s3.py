@@ -60,7 +60,7 @@ def head_digest(home: Home, name: str) -> str:
     return next(str(part["digest"]) for part in shown["components"] if part["name"] == "head")
 
 
-LONG = ["--set", "train.steps=300", "--set", "train.evaluate_every=100", "--set", "train.deterministic=true"]
+LONG = ["--set", "train.steps=600", "--set", "train.evaluate_every=100", "--set", "train.deterministic=true"]
 
 
 def test_a_run_whose_machine_is_lost_goes_on_elsewhere_to_the_same_bits(
@@ -83,7 +83,7 @@ def test_a_run_whose_machine_is_lost_goes_on_elsewhere_to_the_same_bits(
 
     [shown] = home.call("finetune", "get", job)  # nothing is known of it here, but in the store
     assert shown["state"] == "QUEUED"
-    assert shown["progress"]["steps"] == 300
+    assert shown["progress"]["steps"] == 600
     log = subprocess.run(
         [BIN / "finetune", "logs", job], capture_output=True, text=True, check=True, env=home.environment()
     )
