@@ -85,6 +85,24 @@ class EmbedAnswer:
     reference: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class CatalogProblem:
+    """What could not be read: a model, a version, or (without a name) a key that belongs to no model."""
+
+    name: str
+    version: int | None
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelsPage:
+    """`models` as `zoo.describe.describe` has them; `problems` are those of the whole catalogue."""
+
+    models: list[dict[str, Any]]
+    next_page_token: str  # empty on the last page
+    problems: tuple[CatalogProblem, ...]
+
+
 class ZooClient:
     """A connection to a server. Safe to share between threads; use as a context manager, or `close` it.
 
@@ -118,16 +136,49 @@ class ZooClient:
 
     # -- Catalog
 
-    def list_models(self) -> list[dict[str, Any]]:
-        """The newest version of each model, as `zoo.describe.describe` has it."""
+    def list_models(self, *, filter: str = "", order_by: str = "", all_versions: bool = False) -> list[dict[str, Any]]:
+        """The newest version of each model that isn't archived, or what matches, as `zoo.describe.describe` has it.
+
+        Args: as `list_page`, which also says what could not be read.
+        """
         found: list[dict[str, Any]] = []
         token = ""
         while True:
-            page = self._call(self._catalog.ListModels, catalog_pb2.ListModelsRequest(page_token=token))
-            found += [from_struct(model.description) for model in page.models]
+            page = self.list_page(filter=filter, order_by=order_by, all_versions=all_versions, page_token=token)
+            found += page.models
             token = page.next_page_token
             if not token:
                 return found
+
+    def list_page(
+        self,
+        *,
+        filter: str = "",
+        order_by: str = "",
+        all_versions: bool = False,
+        page_size: int = 0,
+        page_token: str = "",
+    ) -> ModelsPage:
+        """One page of models.
+
+        Args:
+            filter: e.g. `architecture = inception_v3 AND metrics.test.accuracy > 0.7`; see `zoo.search.grammar`.
+            order_by: `created desc, name`.
+            all_versions: every version, archived ones included.
+            page_size: 0 means 100; at most 1,000.
+            page_token: `next_page_token` of the page before, of the same query.
+        """
+        request = catalog_pb2.ListModelsRequest(
+            filter=filter, order_by=order_by, all_versions=all_versions, page_size=page_size, page_token=page_token
+        )
+        page = self._call(self._catalog.ListModels, request)
+        return ModelsPage(
+            models=[from_struct(model.description) for model in page.models],
+            next_page_token=page.next_page_token,
+            problems=tuple(
+                CatalogProblem(name=one.name, version=one.version or None, message=one.message) for one in page.problems
+            ),
+        )
 
     def get_version(self, reference: str) -> dict[str, Any]:
         """One version, as `zoo.describe.describe` has it."""

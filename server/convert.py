@@ -22,6 +22,7 @@ from server.data_roots import known_location, known_split, server_location, serv
 from zoo.catalog import ModelVersion
 from zoo.describe import describe
 from zoo.errors import InvalidArgument
+from zoo.search.index import Page
 
 _MAX_PAGE = 1000
 _PAGE = 100
@@ -103,6 +104,17 @@ def model_version(version: ModelVersion) -> catalog_pb2.ModelVersion:
         ],
         head_kind=manifest.head.kind if manifest.head else "",
         parent=manifest.lineage.parent or "",
+    )
+
+
+def catalog_page(page: Page) -> catalog_pb2.ListModelsResponse:
+    return catalog_pb2.ListModelsResponse(
+        models=[model_version(version) for version in page.versions],
+        next_page_token=page.next_page_token,
+        problems=[
+            catalog_pb2.CatalogProblem(name=one.name, version=one.version or 0, message=one.message)
+            for one in page.problems
+        ],
     )
 
 

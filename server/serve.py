@@ -41,6 +41,7 @@ from server.model_pool import ModelPool
 from server.scheduler import Scheduler
 from zoo.catalog import open_catalog
 from zoo.errors import InvalidArgument, Unavailable
+from zoo.search.index import CatalogIndex
 from zoo.store.object_store import ObjectStore
 
 SERVICES = tuple(
@@ -92,6 +93,8 @@ async def _serve(host: str, port: int, store_url: str, config: ServerConfig) -> 
 async def _running(host: str, port: int, store_url: str, config: ServerConfig) -> AsyncIterator[dict[str, str]]:
     """The server, its scheduler and its models; gives what the ready line says."""
     catalog = open_catalog(store_url)
+    index = CatalogIndex.open(catalog)
+    index.keep_listing()
     queue = JobQueue(config.queue or default_queue_url(store_url))
     threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="blocking")
     pool = ModelPool(store_url, config)
@@ -105,7 +108,7 @@ async def _running(host: str, port: int, store_url: str, config: ServerConfig) -
         raise AddressTaken(f"cannot listen on {host}:{port}: {error}", hint="choose another --address") from None
     token_file = config.token_file or token_path(bound)
     interceptor.token = ensure_token(token_file)
-    catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(catalog, threads), server)
+    catalog_pb2_grpc.add_CatalogServicer_to_server(CatalogServicer(catalog, index, threads), server)
     stopping = asyncio.Event()
     finetune_pb2_grpc.add_FineTuneServicer_to_server(
         FineTuneServicer(catalog, queue, config.data_roots, threads, stopping, Evaluations(store_url)), server
@@ -137,6 +140,7 @@ async def _running(host: str, port: int, store_url: str, config: ServerConfig) -
         await asyncio.gather(*tasks, return_exceptions=True)
         await pool.close()
         threads.shutdown(wait=True, cancel_futures=True)
+        index.close()
         queue.close()
 
 

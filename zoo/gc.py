@@ -31,6 +31,7 @@ from zoo.intents import INTENTS
 from zoo.live_digests import LiveDigests
 from zoo.snapshots import KEPT
 from zoo.store.object_store import ObjectInfo
+from zoo.store_id import KEY as STORE_ID
 from zoo.sweep_marker import MARKERS, OwnMarker, markers, write_marker
 from zoo.transfer import manifest_key
 
@@ -40,7 +41,7 @@ R = TypeVar("R")
 GRACE = timedelta(hours=24)
 _BATCH = 2_000  # digests that one marker condemns: deleted well within half of its life
 _THREADS = 8  # deletes at once on a remote store
-_PLACES = ("blobs/", "manifests/", "models/", INTENTS, MARKERS, feed.FEED, "probe/")  # all but jobs/ and features/
+_PLACES = ("blobs/", "manifests/", "models/", INTENTS, MARKERS, feed.FEED, "probe/", STORE_ID)  # no jobs, no features
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from zoo.catalog import Catalog, open_catalog
 from zoo.cli.main import COMMANDS, app
 from zoo.cli.output import print_fields, print_table, printable, run_cli, size_text
 from zoo.manifest import Lineage
+from zoo.search.index import CatalogIndex
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -148,20 +149,20 @@ class TestExitCodes:
         assert err.endswith("did you mean child?\n  hint: zoo list\n")
 
     def test_a_fault_of_ours(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        def fail(self: Catalog) -> None:
+        def fail(self: CatalogIndex, **query: object) -> None:
             raise ZeroDivisionError("division by zero")
 
-        monkeypatch.setattr(Catalog, "list", fail)
+        monkeypatch.setattr(CatalogIndex, "search", fail)
         code, out, err = run("list")
         assert (code, out) == (1, "")
         assert err.startswith("error: unexpected ZeroDivisionError: division by zero\n  hint: ")
         assert "--debug" in err
 
     def test_interrupted(self, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-        def interrupt(self: Catalog) -> None:
+        def interrupt(self: CatalogIndex, **query: object) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(Catalog, "list", interrupt)
+        monkeypatch.setattr(CatalogIndex, "search", interrupt)
         code, out, err = run("list")
         assert (code, out) == (130, "")
         assert "Traceback" not in err
@@ -229,11 +230,33 @@ class TestLook:
         value = one_value(run("lineage", "parent", "--format", "json")[1])
         assert [c["reference"] for c in value["children"]] == ["child@1", "child@2"]
         _, out, _ = run("lineage", "parent")
-        assert [line.split()[:2] for line in out.splitlines()[2:]] == [
-            ["this", "parent@1"],
-            ["child", "child@1"],
-            ["child", "child@2"],
-        ]
+        assert [line.split("  ")[0] for line in out.splitlines()] == ["parent@1", "├─ child@1", "└─ child@2"]
+        assert out.splitlines()[0].endswith("(this)")
+
+    def test_list_with_a_filter(self, run: Run, catalog: Catalog) -> None:
+        def listed(*arguments: str) -> list[str]:
+            return [model["reference"] for model in one_value(run("list", *arguments, "--format", "json")[1])]
+
+        assert listed("--filter", "name = parent") == ["parent@1"]
+        assert listed("--filter", 'parent = "parent@1" AND version = 1') == ["child@1"]
+        assert listed("--filter", "name:child", "--all-versions") == ["child@1", "child@2"]
+        assert listed("--order-by", "name desc")[-1] == "child@2"
+        code, out, err = run("list", "--filter", "colour = 3")
+        assert (code, out) == (1, "")
+        assert "no field 'colour'" in err
+
+    def test_pages_of_the_list(self, run: Run, catalog: Catalog) -> None:
+        found: list[str] = []
+        more: list[str] = []
+        while True:
+            _, out, err = run("list", "--page-size", "1", *more, "--format", "json")
+            (model,) = one_value(out)
+            found.append(model["reference"])
+            if "--page-token" not in err:
+                break
+            more = ["--page-token", err.split("--page-token ")[1].split()[0]]
+        assert found == [model["reference"] for model in one_value(run("list", "--format", "json")[1])]
+        assert len(found) > 1
 
     def test_architectures(self, run: Run) -> None:
         names = [value["name"] for value in one_value(run("architectures", "--format", "json")[1])]

@@ -1,4 +1,4 @@
-"""Commands that look and change nothing: list, show, history, lineage, architectures."""
+"""Commands that look at one model and change nothing: show, history; and architectures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from zoo.cli.output import (
     print_fields,
     print_json,
     print_table,
-    say,
     say_next,
     size_text,
 )
@@ -25,49 +24,11 @@ from zoo.cli.place import local_catalog, store_catalog
 
 if TYPE_CHECKING:
     from zoo.architectures.facts import ArchitectureFacts
-    from zoo.catalog import ModelVersion
 
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="name, name@3, name@alias or name@sha256:…", show_default=False)
 ]
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="A model's name.", show_default=False)]
-
-
-def list_(
-    store: StoreOption = None,
-    server: ServerOption = None,
-    token: TokenOption = None,
-    format: FormatOption = Format.TEXT,
-    debug: DebugOption = False,
-) -> None:
-    """List the newest version of every model."""
-    address = chosen_server(server, store)
-    if address:
-        from finetune.client import ZooClient
-
-        with ZooClient(address, token=token) as client:
-            models = client.list_models()
-    else:
-        from zoo.describe import describe
-
-        models = [describe(version) for version in local_catalog(store).list()]
-    if format is Format.JSON:
-        print_json(models)
-        return
-    if not models:
-        say(f"the catalogue at {address or local_catalog(store).store.url} is empty")
-        say_next("zoo import KIND SOURCE NAME")
-        return
-    columns = ("model", "version", "architecture", "head", "bytes", "aliases", "parent", "created")
-    print_table(columns, [_row(model) for model in models])
-    say_next(f"zoo show {models[0]['name']}")
-
-
-def _row(model: dict[str, Any]) -> list[Any]:
-    size = size_text(sum(component["bytes"] for component in model["components"]))
-    head, aliases = model["head"] or "-", ", ".join(model["aliases"])
-    parent, created = model["lineage"]["parent"], model["created"][:19] + "Z"
-    return [model["name"], model["version"], model["architecture"], head, size, aliases, parent, created]
 
 
 def show(
@@ -118,7 +79,7 @@ def print_version(model: dict[str, Any]) -> None:
             ("parent", lineage["parent"]),
             ("job", lineage["job"]),
             ("source", f"{source['kind']}: {source['location']}" if source else None),
-            ("tensors", _fates(lineage["tensors"]) or None),
+            ("tensors", fates_text(lineage["tensors"]) or None),
             *((f"metrics {split}", _metrics(values)) for split, values in sorted(model["metrics"].items())),
             ("created", model["created"]),
         ]
@@ -129,7 +90,7 @@ def _first(names: list[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (", …" if len(names) > limit else "")
 
 
-def _fates(counts: dict[str, int]) -> str:
+def fates_text(counts: dict[str, int]) -> str:
     """Sorted, as everything from an object is: the order of an object's keys doesn't survive a server."""
     return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()) if count)
 
@@ -150,52 +111,9 @@ def history(
         print_json(events)
         return
     columns = ("seq", "time", "event", "version", "alias", "digest")
-    keys = ("seq", "time", "type", "version", "alias", "digest")
+    keys = ("seq", "time", "type", "version", "alias", "digest")  # the digest is a manifest's, or a card's
     print_table(columns, [[event.get(key) for key in keys] for event in events])
     say_next(f"zoo show {name}")
-
-
-def lineage(
-    reference: ReferenceArgument,
-    store: StoreOption = None,
-    format: FormatOption = Format.TEXT,
-    debug: DebugOption = False,
-) -> None:
-    """Show where a version came from and led to."""
-    catalog = store_catalog(store, "lineage")
-    version = catalog.get(reference)
-    ancestors, missing = catalog.ancestors(version.reference)
-    children = catalog.children(version.reference)
-    if format is Format.JSON:
-        value = _lineage(version) | {
-            "ancestors": [_lineage(ancestor) for ancestor in ancestors],
-            "missing_parent": missing,
-            "children": [_lineage(child) for child in children],
-        }
-        print_json(value)
-        return
-    rows: list[list[Any]] = [["ancestor", *_lineage_row(ancestor)] for ancestor in reversed(ancestors)]
-    if missing:
-        rows.insert(0, ["ancestor", missing, "not in this catalogue", None, None])
-    rows.append(["this", *_lineage_row(version)])
-    rows += [["child", *_lineage_row(child)] for child in children]
-    print_table(("", "reference", "architecture", "made by", "tensors"), rows)
-    if children:
-        say_next(f"zoo show {children[0].reference}")
-
-
-def _lineage(version: ModelVersion) -> dict[str, Any]:
-    from zoo.describe import describe
-
-    model = describe(version)
-    return {key: model[key] for key in ("reference", "digest", "architecture", "lineage", "created")}
-
-
-def _lineage_row(version: ModelVersion) -> list[Any]:
-    facts = _lineage(version)["lineage"]
-    source = facts["source"]
-    made_by = f"job {facts['job']}" if facts["job"] else f"import of {source['location']}" if source else None
-    return [version.reference, version.manifest.architecture.name, made_by, _fates(facts["tensors"])]
 
 
 def architectures(format: FormatOption = Format.TEXT, debug: DebugOption = False) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import change, copy, keep, look, serving
+from zoo.cli import change, copy, keep, lineage, listing, look, serving
 from zoo.cli.output import DebugOption, new_app, print_fields, run_cli
 
 app = new_app("The catalogue of models.")
@@ -33,10 +33,10 @@ def options(
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "import": change.import_,
-    "list": look.list_,
+    "list": listing.list_,
     "show": look.show,
     "history": look.history,
-    "lineage": look.lineage,
+    "lineage": lineage.lineage,
     "alias": change.alias,
     "archive": keep.archive,
     "delete": keep.delete,

@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/modelzoo/v1/catalog.proto\x12\x0bmodelzoo.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\":\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"X\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelzoo.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"&\n\x11GetVersionRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x92\x02\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x14\n\x0c\x61rchitecture\x18\x07 \x01(\t\x12*\n\ncomponents\x18\x08 \x03(\x0b\x32\x16.modelzoo.v1.Component\x12\x11\n\thead_kind\x18\t \x01(\t\x12\x0e\n\x06parent\x18\n \x01(\t\"R\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0bnum_tensors\x18\x04 \x01(\x05\x32\xa1\x01\n\x07\x43\x61talog\x12M\n\nListModels\x12\x1e.modelzoo.v1.ListModelsRequest\x1a\x1f.modelzoo.v1.ListModelsResponse\x12G\n\nGetVersion\x12\x1e.modelzoo.v1.GetVersionRequest\x1a\x19.modelzoo.v1.ModelVersionb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n protos/modelzoo/v1/catalog.proto\x12\x0bmodelzoo.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"r\n\x11ListModelsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x03 \x01(\t\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x14\n\x0c\x61ll_versions\x18\x05 \x01(\x08\"\x87\x01\n\x12ListModelsResponse\x12)\n\x06models\x18\x01 \x03(\x0b\x32\x19.modelzoo.v1.ModelVersion\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12-\n\x08problems\x18\x03 \x03(\x0b\x32\x1b.modelzoo.v1.CatalogProblem\"@\n\x0e\x43\x61talogProblem\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0f\n\x07message\x18\x03 \x01(\t\"&\n\x11GetVersionRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x92\x02\n\x0cModelVersion\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x03\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12\x0f\n\x07\x61liases\x18\x04 \x03(\t\x12/\n\x0b\x63reate_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x0b\x64\x65scription\x18\x06 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x14\n\x0c\x61rchitecture\x18\x07 \x01(\t\x12*\n\ncomponents\x18\x08 \x03(\x0b\x32\x16.modelzoo.v1.Component\x12\x11\n\thead_kind\x18\t \x01(\t\x12\x0e\n\x06parent\x18\n \x01(\t\"R\n\tComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x03\x12\x13\n\x0bnum_tensors\x18\x04 \x01(\x05\x32\xa1\x01\n\x07\x43\x61talog\x12M\n\nListModels\x12\x1e.modelzoo.v1.ListModelsRequest\x1a\x1f.modelzoo.v1.ListModelsResponse\x12G\n\nGetVersion\x12\x1e.modelzoo.v1.GetVersionRequest\x1a\x19.modelzoo.v1.ModelVersionb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,15 +34,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.modelzoo.v1.catalog_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LISTMODELSREQUEST']._serialized_start=112
-  _globals['_LISTMODELSREQUEST']._serialized_end=170
-  _globals['_LISTMODELSRESPONSE']._serialized_start=172
-  _globals['_LISTMODELSRESPONSE']._serialized_end=260
-  _globals['_GETVERSIONREQUEST']._serialized_start=262
-  _globals['_GETVERSIONREQUEST']._serialized_end=300
-  _globals['_MODELVERSION']._serialized_start=303
-  _globals['_MODELVERSION']._serialized_end=577
-  _globals['_COMPONENT']._serialized_start=579
-  _globals['_COMPONENT']._serialized_end=661
-  _globals['_CATALOG']._serialized_start=664
-  _globals['_CATALOG']._serialized_end=825
+  _globals['_LISTMODELSREQUEST']._serialized_end=226
+  _globals['_LISTMODELSRESPONSE']._serialized_start=229
+  _globals['_LISTMODELSRESPONSE']._serialized_end=364
+  _globals['_CATALOGPROBLEM']._serialized_start=366
+  _globals['_CATALOGPROBLEM']._serialized_end=430
+  _globals['_GETVERSIONREQUEST']._serialized_start=432
+  _globals['_GETVERSIONREQUEST']._serialized_end=470
+  _globals['_MODELVERSION']._serialized_start=473
+  _globals['_MODELVERSION']._serialized_end=747
+  _globals['_COMPONENT']._serialized_start=749
+  _globals['_COMPONENT']._serialized_end=831
+  _globals['_CATALOG']._serialized_start=834
+  _globals['_CATALOG']._serialized_end=995
 # @@protoc_insertion_point(module_scope)

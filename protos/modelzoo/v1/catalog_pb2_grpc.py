@@ -54,7 +54,7 @@ class CatalogServicer(object):
     """
 
     def ListModels(self, request, context):
-        """The newest version of each model, in order of name.
+        """Models that match a filter, in order; by default the newest version of each that isn't archived, by name.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
