@@ -26,6 +26,7 @@ from zoo.architectures.matching import Match, convert, match
 from zoo.catalog import Catalog, Published
 from zoo.class_names import check_class_names, read_class_names
 from zoo.errors import InvalidArgument, NotFound
+from zoo.file_hash import FileHash, hash_file
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Component, Fate, Head, Lineage, Manifest, Source
 from zoo.names import check_model_name
@@ -121,7 +122,8 @@ def import_checkpoint(
         files = {part: Path(folder) / f"{part}.safetensors" for part in components}
         for part, path in files.items():
             write_safetensors(path, components[part])
-        records = tuple(_component(part, path, len(components[part])) for part, path in sorted(files.items()))
+        hashed = {part: hash_file(path) for part, path in sorted(files.items())}  # once: publishing goes by the marks
+        records = tuple(_component(part, file, len(components[part])) for part, file in hashed.items())
         manifest = Manifest(
             architecture=Architecture(name=found.facts.name, arguments=found.arguments),
             input_spec=used,
@@ -137,7 +139,7 @@ def import_checkpoint(
         )
         published = None
         if not dry_run:
-            published = catalog.publish(name, manifest, {r.digest: files[r.name] for r in records}, again=again)
+            published = catalog.publish(name, manifest, {file.digest: file for file in hashed.values()}, again=again)
     return ImportResult(published=published, report=found.report, manifest=manifest, layout=found.layout, notes=notes)
 
 
@@ -262,10 +264,8 @@ def _head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head
     return Head(kind="classifier", arguments=arguments)
 
 
-def _component(part: str, path: Path, num_tensors: int) -> Component:
-    digest = _digest((path,))
-    record = {"name": part, "digest": digest, "bytes": path.stat().st_size, "num_tensors": num_tensors}
-    return Component.model_validate(record)
+def _component(part: str, file: FileHash, num_tensors: int) -> Component:
+    return Component.of("backbone" if part == "backbone" else "head", file, num_tensors=num_tensors)
 
 
 def _digest(files: Iterable[Path]) -> str:

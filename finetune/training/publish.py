@@ -24,6 +24,7 @@ from zoo.atomic_file import replaced_file
 from zoo.cache import file_digest
 from zoo.catalog import Catalog, ModelVersion, Published
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
+from zoo.file_hash import hash_file
 from zoo.manifest import Asset, Component, Fate, Head, Lineage, Manifest, VocabularyFacts
 from zoo.tensors import tensor_infos, write_safetensors
 
@@ -93,15 +94,12 @@ def export_child(
     backbone = parent.manifest.component("backbone")
     if backbone is None:
         raise NotFound(f"{parent.reference} has no backbone component")
-    head_path = folder.export / _HEAD_FILE
     manifest = Manifest(
         architecture=parent.manifest.architecture,
         input_spec=parent.manifest.input_spec,
         components=(
             backbone,
-            Component(
-                name="head", digest=file_digest(head_path), bytes=head_path.stat().st_size, num_tensors=len(weights)
-            ),
+            Component.of("head", hash_file(folder.export / _HEAD_FILE), num_tensors=len(weights)),
         ),
         head=head,
         classes=assets.classes,
@@ -218,7 +216,7 @@ def _vocabulary(assets: Assets) -> VocabularyFacts | None:
 
 
 def _asset(path: Path) -> Asset:
-    return Asset(name=path.name, digest=file_digest(path), bytes=path.stat().st_size)
+    return Asset.of(path.name, hash_file(path))
 
 
 def _tools() -> dict[str, str]:

@@ -362,3 +362,17 @@ def test_a_source_that_is_not_there(catalog: Catalog, tmp_path: Path) -> None:
 def test_integers_where_weights_belong(run: Callable[..., ImportResult], lite: dict[str, np.ndarray]) -> None:
     with pytest.raises(UnknownSource, match=r"_fc\.bias is int64"):
         run({**lite, "_fc.bias": np.zeros(6, np.int64)})
+
+
+def test_a_component_above_8_mib_has_a_hash_for_every_chunk(shared: Path, tmp_path: Path) -> None:
+    catalog = Catalog(MemoryStore(), BlobCache(tmp_path / "cache"))
+    source = shared / "checkpoints/efficientnet_lite0/efficientnet_lite0.safetensors"
+    result = import_checkpoint(catalog, kind="safetensors", source=source, name="m", architecture="efficientnet_lite0")
+    assert result.published is not None
+    version = result.published.version
+    backbone = version.manifest.component("backbone")
+    assert backbone is not None
+    data = catalog.open_component(version, "backbone").read_bytes()
+    chunks = [data[at : at + (8 << 20)] for at in range(0, len(data), 8 << 20)]
+    assert len(chunks) > 1
+    assert backbone.chunks == tuple(hashlib.sha256(chunk).hexdigest() for chunk in chunks)

@@ -141,6 +141,11 @@ class FaultyStore:
         return self._store.url
 
     @property
+    def store(self) -> ObjectStore:
+        """The store below, which always works."""
+        return self._store
+
+    @property
     def calls(self) -> Mapping[str, int]:
         """Method → how often it was called; only methods that the plan covers."""
         with self._lock:
