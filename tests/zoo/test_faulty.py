@@ -241,4 +241,4 @@ def test_readers_come_through_the_store(tmp_path: Path) -> None:
 
 def test_every_method_is_covered() -> None:
     public = {name for name in vars(FaultyStore) if not name.startswith("_")}
-    assert public - {"url", "calls", "injected", "local_path"} == METHODS
+    assert public - {"url", "store", "calls", "injected", "local_path"} == METHODS
