@@ -25,13 +25,13 @@ from zoo.lifecycle import Decision
 from zoo.log import DamagedLog, Event, ModelState, NewerLog, VersionEntry
 from zoo.lookup import meant_entry, no_such_model, refuse_deleted
 from zoo.manifest import Asset, Component, Manifest
-from zoo.manifests import Manifests
+from zoo.manifests import DamagedManifest, Manifests, NewerManifest, send_manifest
 from zoo.model_logs import ModelLogs
 from zoo.names import Reference, check_alias, check_model_name
 from zoo.store import default_store_url, open_store
 from zoo.store.object_store import ObjectMissing, ObjectStore
 from zoo.store_id import made_store_id
-from zoo.transfer import DamagedManifest, NewerManifest, Sending, create_same, send_manifest
+from zoo.transfer import Sending, create_same
 
 
 class ForeignVersion(InvalidArgument):
@@ -84,7 +84,7 @@ def _warn(name: str, error: ZooError) -> None:
 def open_catalog(store_url: str | None = None) -> Catalog:
     """The catalogue at `store_url` (default: `MODELZOO_STORE`, else in the user's data home), with the default cache.
 
-    Raises InvalidStoreUrl, StoreUnimplemented, NotADirectory.
+    Raises InvalidStoreUrl, NotADirectory, and for a bucket NoKeys and the like.
     """
     return Catalog(open_store(store_url or default_store_url()), BlobCache(default_cache_root()))
 
@@ -244,30 +244,6 @@ class Catalog:
         if not events:
             raise self._unknown(name)
         return events
-
-    def children(self, reference: str) -> Versions:
-        """Versions, of any model, whose lineage names this version as their parent. Raises as `get`."""
-        parent = self.get(reference).reference
-        versions = (self._readable(state, entry, _warn) for state in self._states(_warn) for entry in state.versions)
-        return [version for version in versions if version and version.manifest.lineage.parent == parent]
-
-    def ancestors(self, reference: str) -> tuple[Versions, str | None]:
-        """The parent, its parent and so on, nearest first; and the parent that is no longer there, if any.
-
-        Raises as `get`, for `reference` itself only.
-        """
-        found: Versions = []
-        version = self.get(reference)
-        while version.manifest.lineage.parent:
-            parent = version.manifest.lineage.parent
-            try:
-                version = self.get(parent)
-            except NotFound:
-                return found, parent
-            if any(version.reference == other.reference for other in found):
-                return found, parent  # only a manifest made by hand can name itself
-            found.append(version)
-        return found, None
 
     def open_component(self, version: ModelVersion, component: str) -> Path:
         """A verified local file with the component `backbone` or `head`; no other is fetched.

@@ -29,11 +29,11 @@ from zoo.cache import blob_key
 from zoo.catalog import Catalog
 from zoo.intents import INTENTS
 from zoo.live_digests import LiveDigests
+from zoo.manifests import manifest_key
 from zoo.snapshots import KEPT
 from zoo.store.object_store import ObjectInfo
 from zoo.store_id import KEY as STORE_ID
 from zoo.sweep_marker import MARKERS, OwnMarker, markers, write_marker
-from zoo.transfer import manifest_key
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -17,8 +17,8 @@ from zoo.catalog import Catalog
 from zoo.intents import intents
 from zoo.log import UNDELETE_DAYS, DamagedLog, ModelState, NewerLog
 from zoo.log_keys import MODELS, parse_log_key
+from zoo.manifests import DamagedManifest, NewerManifest
 from zoo.store.object_store import ObjectInfo
-from zoo.transfer import DamagedManifest, NewerManifest
 
 _FORGOTTEN = timedelta(days=UNDELETE_DAYS + 1)  # since a deletion; the day is for clocks that differ
 _UNREADABLE_KEPT = timedelta(days=7).total_seconds()  # after which an intent of unknown life has surely ended

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from zoo.names import InvalidName, check_model_name
+from zoo.names import InvalidName, check_model_name, key_segment
 
 MODELS = "models/"
 _KEY = re.compile(r"models/(?P<folder>[^/]+)/(?P<kind>log|snapshot)/(?P<seq>[0-9]{20})\.json\Z")
@@ -24,7 +24,7 @@ class LogKey:
 
 
 def model_prefix(name: str) -> str:
-    return f"{MODELS}{name.replace('/', '%2F')}/"
+    return f"{MODELS}{key_segment(name)}/"
 
 
 def log_prefix(name: str) -> str:
@@ -50,7 +50,7 @@ def name_of_folder(folder: str) -> str | None:
         check_model_name(name)
     except InvalidName:
         return None
-    return name if name.replace("/", "%2F") == folder else None
+    return name if key_segment(name) == folder else None
 
 
 def parse_log_key(key: str) -> LogKey | None:

@@ -40,6 +40,11 @@ def check_model_name(name: str) -> str:
     )
 
 
+def key_segment(name: str) -> str:
+    """A model's name as one segment of an object's key: `team/m` is `team%2Fm`, and no name has a `%` of its own."""
+    return name.replace("/", "%2F")
+
+
 def check_alias(alias: str) -> str:
     """Returns `alias` when users may set it; raises InvalidName otherwise (`latest` is kept by the catalogue)."""
     if _ALIAS.match(alias) and alias != LATEST:

@@ -22,10 +22,11 @@ from zoo.catalog import Catalog, Published
 from zoo.errors import DataLoss, InvalidArgument
 from zoo.file_hash import FileHash, hash_file
 from zoo.manifest import SCHEMA_VERSION, Asset, Component, Manifest
+from zoo.manifests import NewerManifest
 from zoo.names import check_model_name
 from zoo.pull import MANIFEST_FILE
 from zoo.tensors import tensor_infos
-from zoo.transfer import MissingBlob, NewerManifest, WrongBytes
+from zoo.transfer import MissingBlob, WrongBytes
 
 MAX_MANIFEST = 64 << 20  # bytes
 _SOME = 5  # faults that a message lists

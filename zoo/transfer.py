@@ -1,6 +1,6 @@
-"""Transfer of blobs and manifests into a store.
+"""Transfer of blobs into a store.
 
-Takes a Manifest and local files. Gives blobs under their digests, each hashed before it is sent. Next: `zoo.catalog`.
+Takes a Manifest and local files. Gives blobs under their digests, each hashed before it is sent. Next: `zoo.manifests`.
 
 What has a key that names its bytes may be sent again by whoever doesn't know whether it arrived: that it is there
 already is then as good as having written it.
@@ -9,18 +9,15 @@ already is then as good as having written it.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import ValidationError
+from typing import TypeVar
 
 from zoo.cache import blob_key
-from zoo.errors import Aborted, DataLoss, FailedPrecondition, InvalidArgument
+from zoo.errors import Aborted, FailedPrecondition, InvalidArgument
 from zoo.file_hash import CHUNK_BYTES, FileHash, hash_file
-from zoo.manifest import SCHEMA_VERSION, Asset, Component, Manifest
+from zoo.manifest import Asset, Component, Manifest
 from zoo.pauses import Pauses
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
@@ -48,18 +45,6 @@ class MissingBlob(FailedPrecondition):
 
 class ChangedFile(Aborted):
     """A file was written to while it was being published."""
-
-
-class DamagedManifest(DataLoss):
-    """A stored manifest is missing, or isn't what its digest says."""
-
-
-class NewerManifest(FailedPrecondition):
-    """A manifest that this version of the zoo can't read."""
-
-
-def manifest_key(digest: str) -> str:
-    return f"manifests/sha256/{digest.removeprefix('sha256:')}.json"
 
 
 def create_same(store: ObjectStore, key: str, data: bytes) -> bool:
@@ -189,69 +174,12 @@ class Sending:
             pauses.wait()
 
 
-def send_manifest(store: ObjectStore, manifest: Manifest) -> None:
-    """Raises DamagedManifest when something else lies under its digest."""
-    digest = manifest.digest()
-    if not create_same(store, manifest_key(digest), manifest.canonical_bytes()):
-        read_manifest(store, digest, "the version to publish")
-
-
-def read_manifest(store: ObjectStore, digest: str, what: str) -> Manifest:
-    """`what` names the version in errors. Raises DamagedManifest, NewerManifest."""
-    return parse_manifest(read_manifest_bytes(store, digest, what), digest, what)
-
-
-def read_manifest_bytes(store: ObjectStore, digest: str, what: str) -> bytes:
-    """The bytes that are stored as that manifest, unverified. Raises DamagedManifest when there are none."""
-    key = manifest_key(digest)
-    try:
-        return store.read(key)
-    except ObjectMissing:
-        raise DamagedManifest(
-            f"{what}: its manifest {key} is not in {store.url}", hint="zoo verify", expected=digest
-        ) from None
-
-
-def parse_manifest(data: bytes, digest: str, what: str) -> Manifest:
-    """The manifest with that digest from its stored bytes. Raises DamagedManifest, NewerManifest."""
-    key = manifest_key(digest)
-    found = "sha256:" + hashlib.sha256(data).hexdigest()
-    if found != digest:
-        raise DamagedManifest(
-            f"{what}: the bytes of {key} have the digest {found}, expected {digest}",
-            hint="zoo verify",
-            expected=digest,
-            found=found,
-        )
-    try:
-        return Manifest.model_validate_json(data)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(step) for step in first["loc"]) or "the whole"
-        if _is_newer(data) or any(fault["type"] == "extra_forbidden" for fault in error.errors()):
-            raise NewerManifest(
-                f"{what}: this version of the zoo cannot read {key}: {where}: {first['msg']}", hint="upgrade modelzoo"
-            ) from None
-        fault = first["msg"]
-        if first["loc"][-1:] == ("name",) and first["loc"][:1] == ("assets",):
-            fault = f"{str(first['input'])[:200]!r} is no plain file name"
-        raise DamagedManifest(f"{what}: {key} cannot be: {where}: {fault}", hint="zoo verify") from None
-
-
 def stored_digest(store: ObjectStore, key: str) -> str:
     """`sha256:<hex>` of an object's bytes, read piece by piece. Raises ObjectMissing."""
     state = hashlib.sha256()
     for piece in store.stream(key):
         state.update(piece)
     return "sha256:" + state.hexdigest()
-
-
-def _is_newer(data: bytes) -> bool:
-    try:
-        value: Any = json.loads(data)
-        return int(value["schema_version"]) > SCHEMA_VERSION
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return False
 
 
 def _path(given: Path | FileHash) -> Path:

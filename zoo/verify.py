@@ -12,8 +12,9 @@ from zoo.cache import blob_key
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import DataLoss
 from zoo.lookup import DeletedModel, UnknownModel
+from zoo.manifests import read_manifest
 from zoo.store.object_store import ObjectMissing
-from zoo.transfer import Part, read_manifest, stored_digest
+from zoo.transfer import Part, stored_digest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,7 @@ from finetune.jobs.folder import DamagedJobFile
 from finetune.jobs.job import ENDED, OWNED, Job, JobHeld, JobState, StaleFence
 from finetune.jobs.owner import Owner
 from zoo.errors import ZooError
+from zoo.names import key_segment
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
 STORE_LEASE_SECONDS = 60.0  # a machine's queue has shorter ones; a bucket is slower, and asked less often
@@ -75,7 +76,7 @@ def open_index_key(job_id: str) -> str:
 
 
 def name_index_prefix(name: str) -> str:
-    return f"job-index/names/{name.replace('/', '%2F')}/"
+    return f"job-index/names/{key_segment(name)}/"
 
 
 def newest_job(store: ObjectStore, name: str) -> str | None:

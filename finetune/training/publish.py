@@ -21,7 +21,6 @@ import numpy as np
 from finetune.jobs.folder import JobFolder, JobRequest, read_json, write_json
 from finetune.models.heads.head import Assets
 from zoo.atomic_file import replaced_file
-from zoo.cache import file_digest
 from zoo.catalog import Catalog, ModelVersion, Published
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 from zoo.file_hash import hash_file
@@ -94,13 +93,11 @@ def export_child(
     backbone = parent.manifest.component("backbone")
     if backbone is None:
         raise NotFound(f"{parent.reference} has no backbone component")
+    head_part = Component.of("head", hash_file(folder.export / _HEAD_FILE), num_tensors=len(weights))
     manifest = Manifest(
         architecture=parent.manifest.architecture,
         input_spec=parent.manifest.input_spec,
-        components=(
-            backbone,
-            Component.of("head", hash_file(folder.export / _HEAD_FILE), num_tensors=len(weights)),
-        ),
+        components=(backbone, head_part),
         head=head,
         classes=assets.classes,
         vocabulary=_vocabulary(assets),
@@ -120,7 +117,7 @@ def export_child(
         file.write(manifest.canonical_bytes())
     marker = {
         "manifest_digest": manifest.digest(),
-        "files": {file_digest(folder.export / name): name for name in (_HEAD_FILE, *sorted(assets.files))},
+        "files": {head_part.digest: _HEAD_FILE} | {asset.digest: asset.name for asset in manifest.assets},
         "steps": facts.steps,
         "best_step": facts.best_step,
         "stopped_early": facts.stopped_early,

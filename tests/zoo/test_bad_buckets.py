@@ -14,13 +14,15 @@ from tests.zoo.samples import FailingStore, contents, new_catalog, version
 from zoo.catalog import Catalog
 from zoo.errors import DataLoss, PermissionDenied, ZooError
 from zoo.file_hash import hash_file
+from zoo.lineage import family
 from zoo.log import DamagedLog, Event, NewerLog, VersionPublished, encode_event
 from zoo.lookup import UnknownModel
 from zoo.manifest import Manifest, canonical_json
+from zoo.manifests import DamagedManifest, NewerManifest, manifest_key
 from zoo.model_logs import ModelLogs
+from zoo.search.index import CatalogIndex
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.transfer import DamagedManifest, NewerManifest, manifest_key
 
 BAD_ENDS: dict[str, Callable[[int], bytes]] = {
     "no JSON": lambda seq: b"{",
@@ -73,7 +75,8 @@ class TestALogWithABadEnd:
         with caplog.at_level(logging.WARNING):
             assert [v.reference for v in bad.list()] == ["other@2"]
         assert "model m is left out" in caplog.text
-        assert [v.reference for v in bad.children("other@1")] == []
+        with CatalogIndex.open(bad) as index:
+            assert family(bad, index, "other@1").descendants == ()
         assert len(bad.logs.check("m")) == 1
 
     def test_nothing_is_committed_to_it(self, bad: Catalog, tmp_path: Path) -> None:

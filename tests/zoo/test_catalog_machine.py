@@ -7,12 +7,10 @@ What is acknowledged is there; what isn't is either done or not done; no reader 
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,18 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.zoo.plain_catalog import (
+    Plain,
+    Step,
+    WatchedStore,
+    aliasing,
+    archiving,
+    carding,
+    deletion,
+    publication,
+    taken_anew,
+    undeletion,
+)
 from tests.zoo.samples import new_catalog, no_pauses, version
 from zoo import gc as gc_module
 from zoo import intents, lifecycle, live_digests, transfer
@@ -30,136 +40,18 @@ from zoo.errors import ZooError
 from zoo.gc import gc
 from zoo.log import Event, encode_event
 from zoo.log_keys import event_key
-from zoo.manifest import Manifest, canonical_json
+from zoo.manifest import Manifest
+from zoo.manifests import manifest_key
 from zoo.model_logs import ModelLogs, UnknownOutcome
 from zoo.store.faulty import Crash, CrashAt, FaultPlan, FaultyStore
-from zoo.store.memory import MemoryStore
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectStore, StoreBusy
 from zoo.store.retrying import RetryingStore, RetryPolicy
 from zoo.sweep_marker import MARKERS
-from zoo.transfer import manifest_key
 from zoo.verify import verify
 
-DAY = 86_400.0
-UNDELETE, FORGOTTEN = 30.0, 31.0  # days
+FORGOTTEN = 31.0  # days
 NAMES = ("m", "team/n")
 CARDS = (b"# one", b"# two")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plain:
-    """What a model is, as simply as it can be said."""
-
-    versions: tuple[str, ...] = ()  # digests
-    purged: int = 0
-    archived: frozenset[int] = frozenset()
-    aliases: frozenset[tuple[str, int]] = frozenset()
-    cards: tuple[bytes, ...] = ()
-    deleted: float | None = None  # for how many days
-
-    @property
-    def numbers(self) -> range:
-        return range(self.purged + 1, self.purged + len(self.versions) + 1)
-
-    @property
-    def is_expired(self) -> bool:
-        return self.deleted is not None and self.deleted > UNDELETE
-
-    @property
-    def seen(self) -> Plain:
-        """As a reader sees it, who needn't know for how long."""
-        return replace(self, deleted=None if self.deleted is None else 0.0)
-
-
-Step = Callable[[Plain], Plain | str]  # what a command makes of a model, or how it is refused
-
-
-def publication(digest: str, again: bool) -> Step:
-    def step(plain: Plain) -> Plain | str:
-        if plain.is_expired:
-            plain = taken_anew(plain)
-        if plain.deleted is not None:
-            return "DeletedModel"
-        if plain.versions[-1:] == (digest,) and not again:
-            return plain
-        return replace(plain, versions=(*plain.versions, digest))
-
-    return step
-
-
-def taken_anew(plain: Plain) -> Plain:
-    return Plain(purged=plain.purged + len(plain.versions)) if plain.is_expired else plain
-
-
-def on_living(change: Callable[[Plain], Plain | str]) -> Step:
-    def step(plain: Plain) -> Plain | str:
-        if not plain.versions:
-            return "UnknownModel"
-        return "DeletedModel" if plain.deleted is not None else change(plain)
-
-    return step
-
-
-def on_version(number: int, change: Callable[[Plain], Plain]) -> Step:
-    return on_living(lambda plain: change(plain) if number in plain.numbers else "UnknownVersion")
-
-
-def aliasing(alias: str, number: int) -> Step:
-    def change(plain: Plain) -> Plain:
-        others = {pair for pair in plain.aliases if pair[0] != alias}
-        return replace(plain, aliases=frozenset(others | {(alias, number)}))
-
-    return on_version(number, change)
-
-
-def archiving(number: int, undo: bool) -> Step:
-    return on_version(
-        number,
-        lambda plain: replace(plain, archived=plain.archived - {number} if undo else plain.archived | {number}),
-    )
-
-
-def carding(text: bytes) -> Step:
-    return on_living(lambda plain: plain if plain.cards[-1:] == (text,) else replace(plain, cards=(*plain.cards, text)))
-
-
-def deletion(plain: Plain) -> Plain | str:
-    if not plain.versions:
-        return "UnknownModel"
-    return replace(plain, deleted=0.0) if plain.deleted is None else plain
-
-
-def undeletion(plain: Plain) -> Plain | str:
-    if not plain.versions:
-        return "UnknownModel"
-    return "UndeleteExpired" if plain.is_expired else replace(plain, deleted=None)
-
-
-class WatchedStore(MemoryStore):
-    """Tells of each change, so that a reader can look in between."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.on_change: Callable[[], None] = lambda: None
-
-    def create(self, key: str, data: bytes) -> None:
-        super().create(key, data)
-        self.on_change()
-
-    def delete(self, key: str) -> None:
-        super().delete(key)
-        self.on_change()
-
-    def age(self, days: float) -> None:
-        """Everything in it was done that much earlier. Snapshots go, which are nothing but what the logs say."""
-        for key, (data, modified) in list(self._objects.items()):
-            if "/log/" in key:
-                event = json.loads(data)
-                event["time"] = (datetime.fromisoformat(event["time"]) - timedelta(days=days)).isoformat()
-                data = canonical_json(event)
-            self._objects[key] = (data, modified - days * DAY)
-            if "/snapshot/" in key:
-                del self._objects[key]
 
 
 CRASHES = st.none() | st.builds(CrashAt, call=st.integers(1, 45), when=st.sampled_from(["before", "after"]))

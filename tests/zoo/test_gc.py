@@ -21,10 +21,10 @@ from zoo.gc import GcReport, gc
 from zoo.intents import INTENTS, HeldIntent, held_intent
 from zoo.live_digests import LiveDigests
 from zoo.log import Created, Deleted, Event, VersionPublished, encode_event
+from zoo.manifests import manifest_key
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
 from zoo.sweep_marker import LIFE, MARKERS, write_marker
-from zoo.transfer import manifest_key
 
 NO_GRACE = timedelta(0)
 ALL_OLD = datetime.now(UTC) + timedelta(days=2)

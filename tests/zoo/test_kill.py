@@ -19,9 +19,9 @@ from zoo.catalog import Catalog
 from zoo.gc import gc
 from zoo.lookup import UnknownModel
 from zoo.manifest import Manifest
+from zoo.manifests import manifest_key
 from zoo.store import open_store
 from zoo.store.faulty import FaultPlan, FaultyStore
-from zoo.transfer import manifest_key
 from zoo.verify import verify
 
 Sample = tuple[Manifest, dict[str, Path]]

@@ -5,42 +5,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.zoo.broken_stores import ChecksThenWrites, ListLags, Overwrites, WalksFolders
 from zoo.store import open_store
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.store.object_store import NoAnswer, ObjectExists, ObjectInfo, StoreBusy
+from zoo.store.object_store import NoAnswer, StoreBusy
 from zoo.store.probe import ReadOnlyStore, UnsoundStore, probe, require_sound
 from zoo.store.s3.errors import NotAllowed
-
-
-class IgnoresConditions(MemoryStore):
-    def create(self, key: str, data: bytes) -> None:
-        self.put(key, data)
-
-
-class ChecksThenWrites(MemoryStore):
-    """Refuses a second create, but not in a race."""
-
-    def create(self, key: str, data: bytes) -> None:
-        if any(info.key == key for info in self.list(key)):
-            raise ObjectExists(key)
-        time.sleep(0.01)
-        self.put(key, data)
-
-
-class ListLags(MemoryStore):
-    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
-        return iter(list(super().list(prefix, start_after=start_after))[:-1])
-
-
-class WalksFolders(MemoryStore):
-    def list(self, prefix: str, *, start_after: str = "") -> Iterator[ObjectInfo]:
-        return iter(sorted(super().list(prefix, start_after=start_after), key=lambda info: info.key.split("/")))
 
 
 class IgnoresRanges(MemoryStore):
@@ -85,7 +60,7 @@ class ReadOnly(MemoryStore):
 
 
 BROKEN = {
-    IgnoresConditions: "a second create of an object was accepted",
+    Overwrites: "a second create of an object was accepted",
     ChecksThenWrites: "not honoured in a race",
     ListLags: "not complete and in order",
     WalksFolders: "not complete and in order",

@@ -11,10 +11,10 @@ from zoo.atomic_file import FileTaken
 from zoo.cache import CorruptBlob, blob_key
 from zoo.catalog import Catalog, UnknownComponent
 from zoo.manifest import Manifest
+from zoo.manifests import manifest_key
 from zoo.pull import pull
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.transfer import manifest_key
 from zoo.verify import verify
 
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from zoo.errors import DataLoss, FailedPrecondition
 from zoo.log import DamagedLog, ModelState, NewerLog, VersionEntry
 from zoo.manifest import Manifest
+from zoo.manifests import read_manifest
 from zoo.model_logs import ModelLogs
 from zoo.search.times import microseconds
 from zoo.store.object_store import ObjectStore
-from zoo.transfer import read_manifest
 
 Facts = tuple[str, str | None, str | None, str | None, str | None, int, int, int, int | None, int]
 _FACTS = "architecture, head, license, parent, job, input_size, height, width, num_classes, bytes"

@@ -24,7 +24,9 @@ from finetune.training.publish import (
 from tests.tiny import tiny_backbone_version, tiny_tensors
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog, ModelVersion
+from zoo.lineage import family
 from zoo.manifest import Head
+from zoo.search.index import CatalogIndex
 from zoo.store.memory import MemoryStore
 from zoo.tensors import read_safetensors
 
@@ -97,7 +99,8 @@ def test_lineage_says_where_every_tensor_comes_from(tmp_path: Path, catalog: Cat
     assert (lineage.parent, lineage.parent_digest, lineage.job) == ("tiny@1", parent.digest, "j1")
     expected = {f"backbone/{name}": "frozen" for name in tiny_tensors()}
     assert lineage.tensors == expected | {"head/output/kernel": "trained", "head/output/bias": "fresh"}
-    assert [child.name for child in catalog.children("tiny")] == ["child"]
+    with CatalogIndex.open(catalog) as index:
+        assert [node.version.name for node in family(catalog, index, "tiny").descendants] == ["child"]
 
 
 def test_a_head_tensor_that_stayed_as_it_was_restored_says_so(
