@@ -7,14 +7,20 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.zoo.samples import contents, new_catalog, version
-from zoo.cache import blob_key
+from zoo.cache import CorruptBlob, blob_key
+from zoo.file_hash import CHUNK_BYTES, FileHash, hash_file
 from zoo.gc import gc
 from zoo.lookup import DeletedModel
+from zoo.manifest import Component
+from zoo.pull import pull
 from zoo.store import open_store
 from zoo.store_id import store_id
+from zoo.tensors import write_safetensors
+from zoo.verify import verify
 
 
 def test_the_life_of_a_model(s3_url: str, tmp_path: Path) -> None:
@@ -76,3 +82,49 @@ def test_gc(s3_url: str, tmp_path: Path) -> None:
     assert report.problems == ()
     assert {kind: tally.count for kind, tally in report.removed.items() if kind != "probes"} == {"blobs": 1}
     assert contents(catalog.store, "blobs/") == named
+
+
+def big_backbone(folder: Path) -> tuple[Component, FileHash]:
+    """About 90 MB, as Inception v3's."""
+    path = folder / "big.safetensors"
+    values = np.random.default_rng(1).standard_normal((90, 250_000)).astype(np.float32)
+    write_safetensors(path, {f"layer_{row}/kernel": values[row] for row in range(len(values))})
+    file = hash_file(path)
+    return Component.of("backbone", file, num_tensors=len(values)), file
+
+
+def test_a_child_of_a_frozen_backbone_sends_its_head_only(s3_url: str, tmp_path: Path) -> None:
+    catalog = new_catalog(open_store(s3_url), tmp_path)
+    backbone, file = big_backbone(tmp_path)
+    parent, _ = version(tmp_path, components=(backbone,), head=1, assets=(), vocabulary=None)
+    assert catalog.publish("parent", parent, {backbone.digest: file}).bytes_sent == backbone.bytes > 90_000_000
+    before = sum(info.size for info in catalog.store.list("blobs/"))
+    child, files = version(tmp_path, head=2)
+    files = {digest: path for digest, path in files.items() if digest != child.components[0].digest}
+    child = child.model_copy(update={"components": (backbone, child.components[1])})
+    sent = catalog.publish("child", child, files).bytes_sent
+    added = sum(info.size for info in catalog.store.list("blobs/")) - before
+    assert sent == added
+    assert sent <= 0.01 * backbone.bytes
+
+
+def test_a_flipped_byte_is_found_and_never_cached(s3_url: str, tmp_path: Path) -> None:
+    store = open_store(s3_url)
+    catalog = new_catalog(store, tmp_path)
+    backbone, file = big_backbone(tmp_path)
+    manifest, _ = version(tmp_path, components=(backbone,), head=1, assets=(), vocabulary=None)
+    published = catalog.publish("m", manifest, {backbone.digest: file}).version
+    place = 3 * CHUNK_BYTES + 17
+    data = bytearray(file.path.read_bytes())
+    data[place] ^= 1
+    store.put(blob_key(backbone.digest), bytes(data))
+    (problem,) = verify(catalog).problems
+    assert (problem.reference, problem.part, problem.digest) == ("m@1", "backbone", backbone.digest)
+    with pytest.raises(CorruptBlob, match="component backbone of m@1") as caught:
+        pull(catalog, published, tmp_path / "pulled")
+    assert caught.value.details["offset"] == str(3 * CHUNK_BYTES)
+    assert caught.value.details["expected"] == f"sha256:{backbone.chunks[3]}"
+    assert caught.value.details["found"] in caught.value.message
+    assert not (tmp_path / "cache" / blob_key(backbone.digest)).exists()
+    assert list((tmp_path / "cache" / "blobs").rglob("*.partial")) == []
+    assert not (tmp_path / "pulled").exists()
