@@ -118,7 +118,7 @@ def objects(models: int) -> Iterator[tuple[str, bytes]]:
     """Every object of a store with so many models, but for blobs, which no index reads."""
     from zoo.log import AliasSet, Created, Event, VersionPublished, encode_event
     from zoo.log_keys import event_key
-    from zoo.transfer import manifest_key
+    from zoo.manifests import manifest_key
 
     chance = random.Random(7)
     start = datetime(2026, 1, 1, tzinfo=UTC)
