@@ -170,11 +170,23 @@ def bench_latency(runs: int) -> None:
         )
 
 
+def bench_transfer(runs: int) -> None:
+    """1 GiB up and down beside boto3, on a bucket and on a disk; its options: scripts/bench_transfer.py --help."""
+    subprocess.run([sys.executable, ROOT / "scripts/bench_transfer.py", "--runs", str(runs)], check=True)
+
+
+def bench_catalogue(runs: int) -> None:
+    """100,000 versions: index, pages, gets, catching up; beside MLflow with scripts/bench_catalog.py's own option."""
+    subprocess.run([sys.executable, ROOT / "scripts/bench_catalog.py"], check=True)
+
+
 FIGURES: dict[str, Callable[[int], None]] = {
     "help": bench_help,
     "import": bench_import,
     "captioner": bench_captioner,
     "latency": bench_latency,  # asks what `captioner` has published
+    "transfer": bench_transfer,
+    "catalogue": bench_catalogue,
 }
 
 
