@@ -4,7 +4,9 @@ goes on with it."""
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -55,6 +57,16 @@ def kill_all(process: subprocess.Popen[Any]) -> None:
     psutil.wait_procs(doomed[:-1], timeout=20)
 
 
+def stop_chief(jobs: Path) -> int | None:
+    """SIGSTOP to the chief as soon as it has made a Checkpoint; its pid."""
+    record = next(jobs.glob("*/checkpoints/*/checkpoint.json"), None)
+    if record is None:
+        return None
+    pid = int(json.loads((record.parents[2] / "progress.json").read_bytes())["pid"])
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
 def head_digest(home: Home, name: str) -> str:
     [shown] = home.call("zoo", "show", name)
     return next(str(part["digest"]) for part in shown["components"] if part["name"] == "head")
@@ -70,10 +82,14 @@ def test_a_run_whose_machine_is_lost_goes_on_elsewhere_to_the_same_bits(
     command = home.command("finetune", [*home.run_arguments("lost"), *LONG])
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home.environment()) as process:
         deadline, job, whole = time.monotonic() + 90, "", []
+        stopped = None  # the chief, in the midst of training: it must not end before its first Checkpoint is sent
         while not whole:
             assert process.poll() is None, process.communicate()[1].decode()
             assert time.monotonic() < deadline
-            time.sleep(0.1)
+            time.sleep(0.02)
+            if stopped is None:
+                stopped = stop_chief(home.root / "home" / "jobs")
+                continue
             job = next(iter(store.folders("jobs/")), "")
             whole = whole_checkpoints(store, job)
         kill_all(process)
