@@ -98,11 +98,20 @@ class VocabularyFacts(_Value):
 
 
 class Source(_Value):
-    """Where imported weights came from."""
+    """Where imported weights came from. `digest` is of the bytes that were read; `recipe` says how they were trained,
+    e.g. {"label_smoothing": 0.1, "ema": true}."""
 
     kind: str
     location: str
     digest: Digest | None = None
+    url: str | None = None
+    recipe: dict[str, JsonValue] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_known(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out, so that manifests from before there were these keep their bytes.
+        value: dict[str, Any] = handler(self)
+        return {key: each for key, each in value.items() if each or key not in ("url", "recipe")}
 
 
 class Lineage(_Value):

@@ -7,7 +7,7 @@ Takes a ModelVersion. Gives feature vectors and feature maps. Next: `finetune.da
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -15,6 +15,7 @@ import tensorflow as tf
 from pydantic import JsonValue
 
 from finetune.models import efficientnet_lite0, inception_v3
+from finetune.models.body import Body
 from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
 from zoo.errors import FailedPrecondition, InvalidArgument
@@ -35,43 +36,46 @@ class InputTooSmall(InvalidArgument):
     """An input size that leaves nothing of the feature map."""
 
 
-def _inception_v3(spec: InputSpec, arguments: dict[str, JsonValue]) -> keras.Model:
+def _inception_v3(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
     counts = bool(arguments["pool_counts_padding"])
     return inception_v3.build(height=spec.height, width=spec.width, pool_counts_padding=counts)
 
 
-def _efficientnet_lite0(spec: InputSpec, arguments: dict[str, JsonValue]) -> keras.Model:
+def _efficientnet_lite0(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
     multiplier = float(str(arguments["width"]))
     return efficientnet_lite0.build(height=spec.height, width=spec.width, width_multiplier=multiplier)
 
 
-# Architecture name → (InputSpec, resolved arguments) → model from image to feature map, with canonical layer names.
-BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], keras.Model]] = {
+# Architecture name → (InputSpec, resolved arguments) → the network without its output layers.
+BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
     "efficientnet_lite0": _efficientnet_lite0,
     "inception_v3": _inception_v3,
 }
 
 
-def build_backbone(architecture: Architecture, input_spec: InputSpec) -> keras.Model:
+def build_backbone(architecture: Architecture, input_spec: InputSpec, *, endpoints: Sequence[str] = ()) -> keras.Model:
     """The network of a manifest, freshly initialised and frozen (BatchNorm always infers, even with training=True).
 
+    Args:
+        endpoints: names in the architecture's `FACTS.endpoints` whose activations are wanted too.
     Returns:
         A functional model from float32 `[B, height, width, 3]` to {"feature_vector": [B, D], "feature_map":
-        [B, H, W, C]}; the vector is the map's mean over H and W.
+        [B, H, W, C]} and `[B, h, w, c]` for each endpoint; the vector is the map's mean over H and W.
     Raises:
-        UnknownArchitecture, InvalidArguments, InputTooSmall.
+        UnknownArchitecture, InvalidArguments, InputTooSmall, UnknownEndpoint.
     """
     facts = architecture_facts(architecture.name)
     arguments = facts.resolved(architecture.arguments)
+    wanted = [facts.endpoint(name).name for name in endpoints]
     if min(input_spec.height, input_spec.width) < facts.min_size:
         raise InputTooSmall(
             f"architecture {facts.name!r} needs images of at least {facts.min_size} × {facts.min_size} pixels, "
             f"got an input spec of {input_spec.height} × {input_spec.width}"
         )
     body = BUILDERS[facts.name](input_spec, arguments)
-    feature_map = body.output
-    vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(feature_map)
-    model = keras.Model(body.input, {"feature_vector": vector, "feature_map": feature_map}, name=facts.name)
+    vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(body.feature_map)
+    outputs = {"feature_vector": vector, "feature_map": body.feature_map}
+    model = keras.Model(body.image, outputs | {name: body.endpoints[name] for name in wanted}, name=facts.name)
     model.trainable = False
     return model
 

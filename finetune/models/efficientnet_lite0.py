@@ -1,6 +1,6 @@
 """EfficientNet-Lite0 (see `zoo.architectures.efficientnet_lite0` for the source of its facts).
 
-Takes an input size and `width`. Gives a Keras model. Next: `finetune.models.backbone`.
+Takes an input size and `width`. Gives a Body. Next: `finetune.models.backbone`.
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from typing import Any
 
 import keras
 
+from finetune.models.body import Body
 from finetune.models.restore import NORM_SUFFIX
 from zoo.architectures.efficientnet_lite0 import FACTS, Block, plan
 
 
-def build(*, height: int, width: int, width_multiplier: float) -> keras.Model:
+def build(*, height: int, width: int, width_multiplier: float) -> Body:
     """The network without its output layer: `[B, height, width, 3]` → `[B, H, W, 1280 · width_multiplier]`.
 
     Padding is TensorFlow's "same". The PyTorch port computes its paddings once for 224 pixels ("static same"), which
@@ -23,10 +24,11 @@ def build(*, height: int, width: int, width_multiplier: float) -> keras.Model:
     image = keras.Input((height, width, 3), name="image")
     x = _convolution(image, "stem", net.stem, kernel=3, stride=2)
     x = _relu6(_norm(x, "stem"), "stem")
+    endpoints = {}
     for block in net.blocks:
-        x = _block(x, block)
-    x = _relu6(_norm(_convolution(x, "top", net.top, kernel=1), "top"), "top")
-    return keras.Model(image, x, name="efficientnet_lite0")
+        endpoints[block.scope] = x = _block(x, block)
+    endpoints["top"] = x = _relu6(_norm(_convolution(x, "top", net.top, kernel=1), "top"), "top")
+    return Body(image=image, feature_map=x, endpoints=endpoints)
 
 
 def _block(x: Any, block: Block) -> Any:

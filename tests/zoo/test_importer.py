@@ -11,17 +11,12 @@ import pytest
 from tests.zoo.foreign import dense_topology, foreign_tensors, with_torch_head, write_tfjs
 from tests.zoo.torch_files import tensors as torch_tensors
 from tests.zoo.torch_files import write_legacy
+from zoo.architectures.choosing import NothingExcluded, UnknownSource
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog
 from zoo.errors import NotFound
-from zoo.importer import (
-    ImportResult,
-    NotFinite,
-    NothingExcluded,
-    UnknownSource,
-    UnsupportedHead,
-    import_checkpoint,
-)
+from zoo.imported_head import UnsupportedHead
+from zoo.importer import ImportResult, NotFinite, import_checkpoint
 from zoo.names import InvalidName
 from zoo.restore_report import IncompleteRestore
 from zoo.store.memory import MemoryStore

@@ -7,9 +7,19 @@ bias and a BatchNorm; relu6 follows all but `project`. Block 0 doesn't expand.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, InvalidArguments, NameMap, Shape, Target
+from zoo.architectures.facts import (
+    ArchitectureFacts,
+    Arguments,
+    Endpoint,
+    InvalidArguments,
+    NameMap,
+    PublishedCount,
+    Shape,
+    Target,
+)
 from zoo.input_spec import InputSpec
 
 STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
@@ -149,6 +159,14 @@ def _dense(name: str) -> dict[str, Target]:
     }
 
 
+def _strides(net: Plan) -> Iterator[tuple[Block, int]]:
+    """Each block, and how many pixels of the input a step of its output is."""
+    stride = 2
+    for block in net.blocks:
+        stride *= block.stride
+        yield block, stride
+
+
 _UNUSED = {"*.num_batches_tracked": "a training-time counter of PyTorch's BatchNorm"}
 
 FACTS = ArchitectureFacts(
@@ -158,10 +176,7 @@ FACTS = ArchitectureFacts(
     tensor_shapes=tensor_shapes,
     feature_dim=lambda arguments: plan(arguments).top,
     endpoints=(
-        Endpoint(name="block_0", stride=2, channels=16),
-        Endpoint(name="block_2", stride=4, channels=24),
-        Endpoint(name="block_4", stride=8, channels=40),
-        Endpoint(name="block_10", stride=16, channels=112),
+        *(Endpoint(name=block.scope, stride=stride, channels=block.outputs) for block, stride in _strides(plan({}))),
         Endpoint(name="top", stride=32, channels=1280),
     ),
     parameters=3_413_024,
@@ -171,6 +186,9 @@ FACTS = ArchitectureFacts(
         height=224, width=224, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), interpolation="bicubic"
     ),
     min_size=32,
+    published=PublishedCount(
+        parameters=4_652_008, classes=1000, trainable_only=True, where="timm's and the authors' 4.7 million"
+    ),
     name_maps={
         "torch": NameMap(framework="torch", backbone=_torch_names, head=_dense("_fc"), unused=_UNUSED),
         "timm": NameMap(framework="torch", backbone=_timm_names, head=_dense("classifier"), unused=_UNUSED),

@@ -7,22 +7,19 @@ convolution without bias, then a BatchNorm without gamma, then relu.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, Shape, Target
+from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
+from zoo.architectures.units import (
+    SLIM_UNUSED,
+    STATISTICS,
+    TORCH_UNUSED,
+    Unit,
+    slim_logits,
+    slim_names,
+    torch_dense,
+    torch_names,
+    unit_shapes,
+)
 from zoo.input_spec import InputSpec
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Convolution, BatchNorm, relu. `torch` is the module's name in torchvision and timm."""
-
-    scope: str
-    torch: str
-    height: int
-    width: int
-    inputs: int
-    outputs: int
 
 
 def _mixed_5(name: str, inputs: int, pool: int, odd: bool = False) -> tuple[Unit, ...]:
@@ -98,12 +95,7 @@ UNITS: tuple[Unit, ...] = (
 
 def tensor_shapes(arguments: Arguments) -> dict[str, Shape]:
     """Canonical tensor name → shape; the arguments change none of them."""
-    shapes: dict[str, Shape] = {}
-    for unit in UNITS:
-        shapes[f"{unit.scope}/kernel"] = (unit.height, unit.width, unit.inputs, unit.outputs)
-        for name in ("beta", "moving_mean", "moving_variance"):
-            shapes[f"{unit.scope}/{name}"] = (unit.outputs,)
-    return shapes
+    return unit_shapes(UNITS)
 
 
 def _keras_names(first: int) -> dict[str, Target]:
@@ -112,21 +104,8 @@ def _keras_names(first: int) -> dict[str, Target]:
     for number, unit in enumerate(UNITS, start=first):
         suffix = f"_{number}" if number else ""
         names[f"conv2d{suffix}/kernel"] = Target(name=f"{unit.scope}/kernel")
-        for name in ("beta", "moving_mean", "moving_variance"):
+        for name in STATISTICS:
             names[f"batch_normalization{suffix}/{name}"] = Target(name=f"{unit.scope}/{name}")
-    return names
-
-
-def _torch_names(arguments: Arguments) -> dict[str, Target]:
-    """torchvision's and timm's names. Their BatchNorm has a gamma, ours has none: gamma · (x * k − m) / s + b is
-    (x * (k · gamma) − m · gamma) / s + b, so it is multiplied into the kernel and the moving mean."""
-    names: dict[str, Target] = {}
-    for unit in UNITS:
-        gamma = f"{unit.torch}.bn.weight"
-        names[f"{unit.torch}.conv.weight"] = Target(name=f"{unit.scope}/kernel", layout="conv_oihw", times=gamma)
-        names[f"{unit.torch}.bn.bias"] = Target(name=f"{unit.scope}/beta")
-        names[f"{unit.torch}.bn.running_mean"] = Target(name=f"{unit.scope}/moving_mean", times=gamma)
-        names[f"{unit.torch}.bn.running_var"] = Target(name=f"{unit.scope}/moving_variance")
     return names
 
 
@@ -139,10 +118,23 @@ FACTS = ArchitectureFacts(
     tensor_shapes=tensor_shapes,
     feature_dim=lambda arguments: 2048,
     endpoints=(
+        Endpoint(name="Conv2d_1a_3x3", stride=2, channels=32),
+        Endpoint(name="Conv2d_2a_3x3", stride=2, channels=32),
         Endpoint(name="Conv2d_2b_3x3", stride=2, channels=64),
+        Endpoint(name="MaxPool_3a_3x3", stride=4, channels=64),
+        Endpoint(name="Conv2d_3b_1x1", stride=4, channels=80),
         Endpoint(name="Conv2d_4a_3x3", stride=4, channels=192),
+        Endpoint(name="MaxPool_5a_3x3", stride=8, channels=192),
+        Endpoint(name="Mixed_5b", stride=8, channels=256),
+        Endpoint(name="Mixed_5c", stride=8, channels=288),
         Endpoint(name="Mixed_5d", stride=8, channels=288),
+        Endpoint(name="Mixed_6a", stride=16, channels=768),
+        Endpoint(name="Mixed_6b", stride=16, channels=768),
+        Endpoint(name="Mixed_6c", stride=16, channels=768),
+        Endpoint(name="Mixed_6d", stride=16, channels=768),
         Endpoint(name="Mixed_6e", stride=16, channels=768),
+        Endpoint(name="Mixed_7a", stride=32, channels=1280),
+        Endpoint(name="Mixed_7b", stride=32, channels=2048),
         Endpoint(name="Mixed_7c", stride=32, channels=2048),
     ),
     parameters=21_802_784,  # keras.applications.InceptionV3(include_top=False)
@@ -153,18 +145,27 @@ FACTS = ArchitectureFacts(
     name_maps={
         "keras": NameMap(framework="keras", backbone=lambda arguments: _keras_names(1)),  # standalone Keras 2, TF.js
         "keras-from-0": NameMap(framework="keras", backbone=lambda arguments: _keras_names(0)),  # tf.keras, Keras 3
-        "torch": NameMap(
+        "slim": NameMap(
+            framework="slim",
+            backbone=lambda arguments: slim_names(UNITS, "InceptionV3"),
+            head=slim_logits("InceptionV3/Logits/Conv2d_1c_1x1"),
+            unused=SLIM_UNUSED,
+        ),
+        "slim-gamma": NameMap(
+            framework="slim",
+            backbone=lambda arguments: slim_names(UNITS, "InceptionV3", gamma=True),
+            head=slim_logits("InceptionV3/Logits/Conv2d_1c_1x1"),
+            unused=SLIM_UNUSED,
+        ),
+        "torch": NameMap(  # torchvision's and timm's
             framework="torch",
-            backbone=_torch_names,
-            head={
-                "fc.weight": Target(name="logits/kernel", layout="linear_oi"),
-                "fc.bias": Target(name="logits/bias"),
-            },
-            unused={
-                "AuxLogits.*": "the auxiliary classifier only serves training from scratch",
-                "*.num_batches_tracked": "a training-time counter of PyTorch's BatchNorm",
-            },
+            backbone=lambda arguments: torch_names(UNITS),
+            head=torch_dense("fc"),
+            unused={"AuxLogits.*": "the auxiliary classifier only serves training from scratch", **TORCH_UNUSED},
             arguments={"pool_counts_padding": True},
         ),
     },
+    published=PublishedCount(
+        parameters=23_851_784, classes=1000, trainable_only=False, where="Keras Applications' table of models"
+    ),
 )

@@ -13,7 +13,9 @@ from fnmatch import fnmatchcase
 import numpy as np
 from pydantic import JsonValue
 
-from zoo.architectures.facts import AXES, ArchitectureFacts, NameMap, Shape, Target
+from zoo.architectures.facts import ArchitectureFacts, NameMap, Shape, Target
+from zoo.architectures.layouts import turned
+from zoo.input_spec import InputSpec
 from zoo.readers.checkpoint import DenseLayer, ForeignCheckpoint
 from zoo.restore_report import Mismatch, RestoreReport, guess_cause
 
@@ -35,6 +37,10 @@ class Match:
     dense: tuple[DenseLayer, ...]
     coverage: float
     report: RestoreReport
+
+    @property
+    def usual_input_spec(self) -> InputSpec:
+        return self.facts.name_maps[self.layout].input_spec or self.facts.input_spec
 
     @property
     def label(self) -> str:
@@ -75,7 +81,7 @@ def convert(checkpoint: ForeignCheckpoint, found: Match) -> dict[str, dict[str, 
     """Component → tensor name → float32 array, of a match whose report is complete."""
     components: dict[str, dict[str, np.ndarray]] = {}
     for stored, target in found.targets.items():
-        value = _turned(checkpoint.tensors[stored], target)
+        value = turned(checkpoint.tensors[stored], target.layout)
         if target.times is not None:
             value = value * checkpoint.tensors[target.times].astype(np.float32)
         component, _, name = target.name.partition("/")
@@ -85,11 +91,6 @@ def convert(checkpoint: ForeignCheckpoint, found: Match) -> dict[str, dict[str, 
 
 def _within(component: str, target: Target) -> Target:
     return Target(name=f"{component}/{target.name}", layout=target.layout, times=target.times)
-
-
-def _turned(value: np.ndarray, target: Target) -> np.ndarray:
-    axes = AXES[target.layout]
-    return value if axes is None or len(axes) != value.ndim else value.transpose(axes)
 
 
 def _head(checkpoint: ForeignCheckpoint, name_map: NameMap) -> tuple[dict[str, Target], tuple[DenseLayer, ...]]:
@@ -118,7 +119,7 @@ def _head_shapes(head: Mapping[str, Target], usable: Mapping[str, np.ndarray], f
         stored, target = stored_of[name]
         bias = name.removesuffix("kernel") + "bias"
         if stored in usable and usable[stored].ndim == 2:
-            units = int(_turned(usable[stored], target).shape[-1])
+            units = int(turned(usable[stored], target.layout).shape[-1])
         else:
             units = int(usable[stored_of[bias][0]].size) if stored_of[bias][0] in usable else 0
         shapes[name], shapes[bias] = (width, units), (units,)
@@ -144,7 +145,7 @@ def _report(
             continue
         if target.times is not None:
             folded.setdefault(target.times, []).append(target.name)
-        shape = tuple(_turned(usable[stored], target).shape)
+        shape = tuple(turned(usable[stored], target.layout).shape)
         if shape != shapes[target.name]:
             mismatched.append(Mismatch(name=target.name, stored=shape, wanted=shapes[target.name]))
         else:
@@ -155,7 +156,7 @@ def _report(
             missing.append(f"{stored} (to multiply into {names[0]})")
         elif usable[stored].shape != channels:
             mismatched.append(Mismatch(name=stored, stored=tuple(usable[stored].shape), wanted=channels))
-    unused = dict(excluded)
+    unused = {**checkpoint.aside, **excluded}
     unused |= {stored: "BatchNorm's gamma, multiplied into other tensors" for stored in folded if stored in usable}
     unexplained: list[str] = []
     for stored in usable:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,12 +14,14 @@ from zoo.cli.output import DebugOption, Format, FormatOption, StoreOption, print
 from zoo.cli.place import store_catalog
 
 if TYPE_CHECKING:
+    from pydantic import JsonValue
+
     from zoo.importer import ImportResult
 
 
 def import_(
     kind: Annotated[str, typer.Argument(metavar="KIND", help="keras, safetensors, tfjs or torch.", show_default=False)],
-    source: Annotated[Path, typer.Argument(metavar="SOURCE", help="The checkpoint.", show_default=False)],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help="The checkpoint.", show_default=False)],
     name: NameArgument,
     architecture: Annotated[
         str | None, typer.Option("--architecture", metavar="NAME", help="See `zoo architectures`.")
@@ -35,6 +38,14 @@ def import_(
         list[str] | None, typer.Option("--exclude", metavar="SCOPE", help="Leave these tensors out; may be repeated.")
     ] = None,
     allow_nan: Annotated[bool, typer.Option("--allow-nan", help="Take tensors that hold NaN or infinity.")] = False,
+    raw_weights: Annotated[
+        bool, typer.Option("--raw-weights", help="Not the moving averages that the checkpoint has beside them.")
+    ] = False,
+    source_url: Annotated[str | None, typer.Option("--source-url", metavar="URL", help="Where it came from.")] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option("--recipe", metavar="KEY=VALUE", help="How it was trained, e.g. label_smoothing=0.1."),
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="A new version even when nothing changed.")] = False,
     store: StoreOption = None,
     format: FormatOption = Format.TEXT,
@@ -55,9 +66,26 @@ def import_(
         dry_run=dry_run,
         exclude=tuple(exclude or ()),
         allow_nan=allow_nan,
+        raw_weights=raw_weights,
+        source_url=source_url,
+        recipe=_recipe(recipe or ()),
         again=again,
     )
     _print_import(result, dry_run=dry_run, as_json=format is Format.JSON)
+
+
+def _recipe(settings: Iterable[str]) -> dict[str, JsonValue]:
+    """`label_smoothing=0.1` → {"label_smoothing": 0.1}; what isn't JSON is text."""
+    recipe: dict[str, JsonValue] = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not key or not equals:
+            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE", param_hint="--recipe")
+        try:
+            recipe[key] = json.loads(value)
+        except ValueError:
+            recipe[key] = value
+    return recipe
 
 
 def _print_import(result: ImportResult, *, dry_run: bool, as_json: bool) -> None:

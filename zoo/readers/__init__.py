@@ -7,13 +7,15 @@ from pathlib import Path
 
 from zoo.errors import InvalidArgument
 from zoo.readers import keras_h5, safetensors_file, tfjs, torch_pickle
-from zoo.readers.checkpoint import ForeignCheckpoint
+from zoo.readers.checkpoint import ForeignCheckpoint, ReadOptions
 
-READERS: dict[str, Callable[[Path], ForeignCheckpoint]] = {
-    "keras": keras_h5.read,
-    "safetensors": safetensors_file.read,
-    "tfjs": tfjs.read,
-    "torch": torch_pickle.read,
+# A source is a path on this machine, or what else the format's own tools take, e.g. a handle. Readers that there is
+# nothing to choose for take the path alone.
+READERS: dict[str, Callable[[str, ReadOptions], ForeignCheckpoint]] = {
+    "keras": lambda source, options: keras_h5.read(Path(source)),
+    "safetensors": lambda source, options: safetensors_file.read(Path(source)),
+    "tfjs": lambda source, options: tfjs.read(Path(source)),
+    "torch": lambda source, options: torch_pickle.read(Path(source)),
 }
 
 
@@ -21,8 +23,8 @@ class UnknownKind(InvalidArgument):
     """A format that is not in `READERS`."""
 
 
-def read_checkpoint(kind: str, source: Path) -> ForeignCheckpoint:
+def read_checkpoint(kind: str, source: str | Path, options: ReadOptions | None = None) -> ForeignCheckpoint:
     """Reads a foreign checkpoint whole. Raises UnknownKind and what its reader raises (`zoo.readers.checkpoint`)."""
     if kind not in READERS:
         raise UnknownKind(f"no reader for {kind!r}; there are {', '.join(sorted(READERS))}", kind=kind[:100])
-    return READERS[kind](source)
+    return READERS[kind](str(source), options or ReadOptions())

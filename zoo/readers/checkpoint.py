@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
+from pydantic import JsonValue
 
+from zoo.architectures.facts import Framework
 from zoo.errors import DataLoss, InvalidArgument, NotFound
-
-Framework = Literal["keras", "torch"]
 
 
 class NotACheckpoint(InvalidArgument):
@@ -43,6 +42,17 @@ class DenseLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """What the user may say about how a checkpoint is read.
+
+    Attributes:
+        raw_weights: takes the weights as the last step left them, where the file also has their moving averages.
+    """
+
+    raw_weights: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForeignCheckpoint:
     """A checkpoint read but not understood yet.
 
@@ -53,6 +63,8 @@ class ForeignCheckpoint:
         dequantised: names stored as integers with a scale. widened: name → the float type on disk.
         dense: the layers after the feature vector, first to last; empty where the format doesn't tell.
         batch_norm_epsilons: those that the topology gives; empty where the format doesn't tell.
+        aside: stored names that aren't in `tensors`, since nothing of ours could want them → why.
+        recipe: what the file tells of how it was trained, e.g. {"ema": True}.
         notes: what the reader left aside, for the user.
     """
 
@@ -63,6 +75,8 @@ class ForeignCheckpoint:
     widened: Mapping[str, str] = field(default_factory=dict)
     dense: tuple[DenseLayer, ...] = ()
     batch_norm_epsilons: frozenset[float] = frozenset()
+    aside: Mapping[str, str] = field(default_factory=dict)
+    recipe: Mapping[str, JsonValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 

@@ -1,0 +1,42 @@
+"""The head of an imported checkpoint, as a manifest records it.
+
+Takes a Match and the head's tensors. Gives a Head. Next: `zoo.importer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from zoo.architectures.matching import Match
+from zoo.errors import InvalidArgument
+from zoo.manifest import Head
+
+
+class UnsupportedHead(InvalidArgument):
+    """A head that our classifier can't express."""
+
+
+def head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head | None:
+    """What `finetune.models.heads.classifier` must build to hold the head's tensors; None without a head."""
+    if tensors is None:
+        return None
+    *hidden, last = found.dense
+    odd = [f"{layer.name}: {layer.activation}" for layer in hidden if layer.activation != "relu"]
+    if last.activation not in ("softmax", "linear"):
+        odd.append(f"{last.name}: {last.activation}")
+    if odd:
+        excludes = " ".join(f"--exclude {layer.name}" for layer in found.dense)
+        raise UnsupportedHead(
+            f"the head's activations are not supported ({', '.join(odd)}): hidden layers are relu, the last is softmax",
+            hint=f"import the backbone alone: {excludes}",
+        )
+    arguments: dict[str, Any] = {
+        "num_classes": int(tensors["logits/bias"].size),
+        "hidden": [int(tensors[f"hidden_{place}/bias"].size) for place in range(len(hidden))],
+        "dropout": [layer.dropout for layer in hidden],
+        "activation": "softmax",
+    }
+    return Head(kind="classifier", arguments=arguments)
