@@ -1,4 +1,4 @@
-"""Commands that look at one model and change nothing: show, history; and architectures."""
+"""Commands that look at one model and change nothing: show, history."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from zoo.cli.output import (
 from zoo.cli.place import local_catalog, store_catalog
 
 if TYPE_CHECKING:
-    from zoo.architectures.facts import ArchitectureFacts
+    pass
 
 ReferenceArgument = Annotated[
     str, typer.Argument(metavar="REF", help="name, name@3, name@alias or name@sha256:…", show_default=False)
@@ -114,42 +114,3 @@ def history(
     keys = ("seq", "time", "type", "version", "alias", "digest")  # the digest is a manifest's, or a card's
     print_table(columns, [[event.get(key) for key in keys] for event in events])
     say_next(f"zoo show {name}")
-
-
-def architectures(format: FormatOption = Format.TEXT, debug: DebugOption = False) -> None:
-    """List the networks that can be built."""
-    from zoo.architectures import ARCHITECTURES
-
-    known = [facts for _, facts in sorted(ARCHITECTURES.items())]
-    if format is Format.JSON:
-        print_json([_facts(facts) for facts in known])
-        return
-    columns = ("architecture", "parameters", "GFLOP", "features", "input", "paper")
-    rows = [
-        [
-            facts.name,
-            facts.parameters,
-            round(facts.flops / 1e9, 2),
-            facts.feature_dim(facts.defaults),
-            f"{facts.input_spec.height}x{facts.input_spec.width}",
-            facts.paper,
-        ]
-        for facts in known
-    ]
-    print_table(columns, rows)
-    say_next("zoo import KIND SOURCE NAME --architecture NAME")
-
-
-def _facts(facts: ArchitectureFacts) -> dict[str, Any]:
-    return {
-        "name": facts.name,
-        "paper": facts.paper,
-        "parameters": facts.parameters,
-        "flops": facts.flops,
-        "feature_dim": facts.feature_dim(facts.defaults),
-        "arguments": dict(facts.defaults),
-        "endpoints": [{"name": e.name, "stride": e.stride, "channels": e.channels} for e in facts.endpoints],
-        "input_spec": facts.input_spec.model_dump(mode="json"),
-        "min_size": facts.min_size,
-        "name_maps": sorted(facts.name_maps),
-    }

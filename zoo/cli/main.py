@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import change, copy, keep, lineage, listing, look, serving
+from zoo.cli import architectures, change, copy, importing, keep, lineage, listing, look, serving
 from zoo.cli.output import DebugOption, new_app, print_fields, run_cli
 
 app = new_app("The catalogue of models.")
@@ -32,7 +32,7 @@ def options(
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
-    "import": change.import_,
+    "import": importing.import_,
     "list": listing.list_,
     "show": look.show,
     "history": look.history,
@@ -47,7 +47,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "push": keep.push,
     "verify": copy.verify,
     "gc": keep.gc,
-    "architectures": look.architectures,
+    "architectures": architectures.architectures,
     "serve": serving.serve,
 }
 for _name, _command in COMMANDS.items():

@@ -1,0 +1,1 @@
+"""Published weights: who has them (`ArchitectureFacts.sources`) and how to get at them."""
