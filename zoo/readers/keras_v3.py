@@ -1,0 +1,201 @@
+"""The layout of Keras 3's weights (`.weights.h5`, and `model.weights.h5` within a `.keras`), after its `saving_lib`.
+
+Takes an OpenH5 and, where there is one, the model's configuration. Gives named values. Next: `zoo.readers.keras_file`.
+
+A layer's values lie in `layers/<class>_<n>/vars/0`, `/1`, …, where n counts the layers of that class in the order of
+`model.layers`. For a functional model that is the order of depth, not the one in which layers were made, so the group
+tells no name: the configuration does, or the group's attribute `name`, which Keras writes since 3.6. Without either,
+which of a network's many alike convolutions a group is can't be told, and the file is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from zoo.readers.checkpoint import DamagedCheckpoint, NotACheckpoint
+from zoo.readers.keras_h5 import OpenH5, StoredValue, ValueGroup
+from zoo.readers.keras_names import KINDS, counted_from_zero, renumbering_note, value_names
+from zoo.readers.keras_topology import LayerConfig, group_name
+
+_CONTAINER = "layers"
+_OLD_CONTAINER = "_layer_checkpoint_dependencies"  # tf.keras 2.12 and 2.13
+ROOTS = (_CONTAINER, _OLD_CONTAINER, "vars")
+
+_ASIDE = {
+    "optimizer": "the optimizer's state",
+    "_compile_metrics": "a metric's state",
+    "_compile_loss": "a loss tracker's state",
+    "_metrics": "a metric's state",
+}
+_SEEDS = "seed_generator"
+
+
+@dataclass(kw_only=True)
+class NamedValues:
+    """Values by `<layer>/<weight>`; `aside` and `notes` as in ForeignCheckpoint."""
+
+    values: dict[str, StoredValue]
+    aside: dict[str, str]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Layer:
+    """What is known of a group: `config` is None where only the file itself tells."""
+
+    path: tuple[str, ...]
+    name: str
+    kind: str
+    config: Mapping[str, Any] | None
+
+
+def read_values(h5: OpenH5, layers: tuple[LayerConfig, ...] | None) -> NamedValues:
+    """Raises NotACheckpoint: a layer can't be told, or is quantised; DamagedCheckpoint: file and configuration
+    contradict each other; UnsafeCheckpoint, from `zoo.readers.keras_h5`."""
+    groups = _groups(h5)
+    known = _from_titles(h5, groups) if layers is None else _from_config(h5, groups, layers)
+    renamed, notes = _renumbered(known.values())
+    read = NamedValues(values={}, aside={}, notes=())
+    for path, group in groups.items():
+        reason = _reason_aside(path, group)
+        if reason is not None:
+            read.aside |= dict.fromkeys((f"{'/'.join(group.path)}/{key}" for key in group.keys), reason)
+            continue
+        layer = known.get(path)
+        at = h5.group(h5.root, "/".join(group.path)) if group.path else h5.root
+        stored = {key: h5.value(at, key) for key in sorted(group.keys, key=lambda key: (len(key), key))}
+        names, remark = _names(h5, path, layer, stored, known)
+        if remark is not None:
+            notes = dict.fromkeys((*notes, remark))
+        owner = _owner(path, known)
+        scope = path if owner is None else (renamed.get(owner.path, owner.name),)
+        for name, value in names.items():
+            full = "/".join((*scope, name))
+            if full in read.values:
+                raise DamagedCheckpoint(f"{h5.label}: two weights are named {full!r}; layers need names of their own")
+            read.values[full] = value
+    read.notes = tuple(notes)
+    return read
+
+
+def _groups(h5: OpenH5) -> dict[tuple[str, ...], ValueGroup]:
+    groups: dict[tuple[str, ...], ValueGroup] = {}
+    for group in h5.value_groups():
+        path = _layer_path(group.path)
+        if path in groups:
+            raise DamagedCheckpoint(f"{h5.label}: two groups hold the values of {'/'.join(path)!r}")
+        groups[path] = group
+    return groups
+
+
+def _layer_path(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The group of the layer that a group `vars` belongs to."""
+    path = tuple(_CONTAINER if step == _OLD_CONTAINER else step for step in path)
+    return path[:-1] if path and path[-1] == "vars" else path
+
+
+def _from_config(
+    h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup], layers: tuple[LayerConfig, ...]
+) -> dict[tuple[str, ...], _Layer]:
+    known: dict[tuple[str, ...], _Layer] = {}
+    for each in layers:
+        title = groups[each.path].title if each.path in groups else None
+        if title not in (None, each.name):
+            raise DamagedCheckpoint(
+                f"{h5.label}: group {'/'.join(each.path)!r} is layer {title!r}, "
+                f"in the configuration it is {each.name!r}: the two are not of one model"
+            )
+        if not each.inner:
+            known[each.path] = _Layer(path=each.path, name=each.name, kind=each.kind, config=each.config)
+    return known
+
+
+def _from_titles(h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup]) -> dict[tuple[str, ...], _Layer]:
+    known: dict[tuple[str, ...], _Layer] = {}
+    nameless = []
+    for path, group in groups.items():
+        listed = len(path) > 1 and path[-2] == _CONTAINER
+        if listed and group.keys and group.title is None:
+            nameless.append("/".join(path))
+        if group.title is None or not path or _reason_aside(path, group) is not None:
+            continue
+        # Only in a list of layers is a group named after the class; elsewhere after an attribute of its owner.
+        base, _, number = path[-1].rpartition("_")
+        base = base if base and number.isdecimal() else path[-1]
+        kind = KINDS.get(base, base) if listed else ""
+        known[path] = _Layer(path=path, name=group.title, kind=kind, config=None)
+    if nameless:
+        raise NotACheckpoint(
+            f"{h5.label}: {len(nameless)} groups such as {nameless[0]!r} don't say which layers they are: Keras before "
+            "3.6 wrote only their classes and a count in an order of its own, so which is which would be a guess",
+            hint="load it where it was made and save the whole model: model.save('model.keras')",
+        )
+    return known
+
+
+def _reason_aside(path: tuple[str, ...], group: ValueGroup) -> str | None:
+    if path and path[0] in _ASIDE:
+        return _ASIDE[path[0]]
+    generator = any(step.startswith(_SEEDS) for step in path) or (group.title or "").startswith(_SEEDS)
+    return "the state of a random number generator" if generator else None
+
+
+def _renumbered(layers: Iterable[_Layer]) -> tuple[dict[tuple[str, ...], str], dict[str, None]]:
+    """Group of a layer → its name counted from 0, where it isn't; each model within the model counts for itself."""
+    containers: dict[tuple[str, ...], list[_Layer]] = {}
+    for layer in layers:
+        containers.setdefault(layer.path[:-1], []).append(layer)
+    renamed: dict[tuple[str, ...], str] = {}
+    notes: dict[str, None] = {}
+    for inside in containers.values():
+        new = counted_from_zero((group_name(layer.kind), layer.name) for layer in inside)
+        renamed |= {layer.path: new[layer.name] for layer in inside if layer.name in new}
+        if new:
+            notes[renumbering_note(new)] = None
+    return renamed, notes
+
+
+def _owner(path: tuple[str, ...], known: Mapping[tuple[str, ...], _Layer]) -> _Layer | None:
+    """The layer that a group is, or lies within."""
+    return next((known[path[:end]] for end in range(len(path), 0, -1) if path[:end] in known), None)
+
+
+def _names(
+    h5: OpenH5,
+    path: tuple[str, ...],
+    layer: _Layer | None,
+    stored: Mapping[str, StoredValue],
+    known: Mapping[tuple[str, ...], _Layer],
+) -> tuple[dict[str, StoredValue], str | None]:
+    """The values by their names within the layer; where those can't be told, by their numbers."""
+    if layer is not None:
+        where = f"{h5.label}: layer {layer.name!r}"
+        _refuse_quantised(where, layer, stored)
+        names, remark = (
+            value_names(layer.kind, len(stored), layer.config, where)
+            if list(stored) == [str(place) for place in range(len(stored))] and stored
+            else (None, None)
+        )
+        if names is not None:
+            for name, value in zip(names, stored.values(), strict=True):
+                if value.array.ndim != name.rank:
+                    raise DamagedCheckpoint(
+                        f"{where}: its {name.name} has the shape {value.array.shape}, expected {name.rank} sides"
+                    )
+            return {name.name: value for name, value in zip(names, stored.values(), strict=True)}, remark
+    owner = _owner(path, known)
+    inside = "" if owner is None else "".join(f"{step}/" for step in path[len(owner.path) :])
+    return {f"{inside}vars/{key}": value for key, value in stored.items()}, None
+
+
+def _refuse_quantised(where: str, layer: _Layer, stored: Mapping[str, StoredValue]) -> None:
+    odd = sorted({value.type for value in stored.values() if value.array.dtype.kind in "iub"})
+    if odd and layer.kind in KINDS.values() and any(np.prod(value.array.shape) > 1 for value in stored.values()):
+        raise NotACheckpoint(
+            f"{where} is stored as {', '.join(odd)}: quantised weights of Keras are not read",
+            hint="save the model as it was before model.quantize(…)",
+        )
