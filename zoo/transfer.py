@@ -142,6 +142,12 @@ class Sending:
                 expected=part.digest,
                 found=known.digest,
             )
+        if part.chunks and known.chunks != part.chunks:  # nobody could fetch a part of it
+            raise WrongBytes(
+                f"{part.name}: the manifest's chunk hashes are not those of {known.path} ({part.digest})",
+                expected=part.digest,
+                found=known.digest,
+            )
         self._hashed[part.digest] = known
         return known
 

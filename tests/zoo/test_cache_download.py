@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from zoo.cache import BlobCache, CacheTooSmall, CorruptBlob, blob_key, download
+from zoo.cache import BlobCache, CacheTooSmall, CorruptBlob, blob_key, download, stamps
 from zoo.cache.owner import Owner
 from zoo.file_hash import CHUNK_BYTES, FileHash, hash_file
 from zoo.store.memory import MemoryStore
@@ -159,3 +160,71 @@ def test_an_owner_is_known_by_its_process(tmp_path: Path) -> None:
     other = Owner.parse(ended.stdout.strip())
     assert other is not None
     assert other.is_dead()
+
+
+class Spoils(Counting):
+    """Turns one bit of a chunk round, the first `times` that it is asked for."""
+
+    def __init__(self, chunk: int, times: int) -> None:
+        super().__init__()
+        self.start, self.times = chunk * CHUNK_BYTES, times
+
+    def stream(self, key: str, *, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        for number, piece in enumerate(super().stream(key, start=start, length=length)):
+            if number == 0 and start == self.start and self.times:
+                self.times -= 1
+                piece = bytes([piece[0] ^ 1]) + piece[1:]
+            yield piece
+
+
+def test_a_chunk_that_was_spoilt_on_its_way_is_fetched_again(tmp_path: Path, blob: FileHash) -> None:
+    store = holding(Spoils(2, times=1), blob)
+    assert opened(BlobCache(tmp_path), store, blob).read_bytes() == blob.path.read_bytes()
+    assert store.streamed == blob.bytes + CHUNK_BYTES
+
+
+def test_a_chunk_that_stays_spoilt_is_named_and_nothing_is_kept(tmp_path: Path, blob: FileHash) -> None:
+    with pytest.raises(CorruptBlob, match=f"the chunk at byte {2 * CHUNK_BYTES} ") as caught:
+        opened(BlobCache(tmp_path), holding(Spoils(2, times=9), blob), blob)
+    assert caught.value.details["expected"] == f"sha256:{blob.chunks[2]}"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_chunks_that_are_as_the_manifest_says_do_not_prove_a_digest(tmp_path: Path, blob: FileHash) -> None:
+    """A manifest that names one blob's digest and another's chunks would fill the cache for every other manifest."""
+    store, digest = Counting(), "sha256:" + "a" * 64
+    store.create(blob_key(digest), blob.path.read_bytes())
+    with pytest.raises(CorruptBlob, match="every chunk is as its manifest says") as caught:
+        BlobCache(tmp_path).open_blob(store, digest, size=blob.bytes, chunks=blob.chunks, what="backbone of m@1")
+    assert (caught.value.details["expected"], caught.value.details["found"]) == (digest, blob.digest)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_a_power_cut_may_have_spoilt_is_hashed_again(
+    tmp_path: Path, blob: FileHash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = holding(Counting(), blob)
+    path = opened(BlobCache(tmp_path), store, blob)
+    status = path.stat()
+    path.write_bytes(bytes(blob.bytes))  # the name and the size outlasted it, the bytes didn't
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert opened(BlobCache(tmp_path), store, blob).read_bytes() == bytes(blob.bytes)  # what a stamp can't see
+    boot = tmp_path / "boot"
+    boot.write_text("another run of the machine\n")
+    monkeypatch.setattr(stamps, "_BOOT_ID", boot)
+    assert opened(BlobCache(tmp_path), store, blob).read_bytes() == blob.path.read_bytes()
+    assert store.streamed == 2 * blob.bytes
+
+
+def test_where_runs_of_the_machine_cannot_be_told_apart_a_download_is_synced(
+    tmp_path: Path, blob: FileHash, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.fstat(descriptor).st_size))
+    opened(BlobCache(tmp_path / "one"), holding(Counting(), blob), blob)
+    assert blob.bytes not in synced
+    monkeypatch.setattr(stamps, "_BOOT_ID", tmp_path / "nothing")
+    opened(BlobCache(tmp_path / "two"), holding(Counting(), blob), blob)
+    assert blob.bytes in synced
+    [stamp] = (tmp_path / "two/verified").iterdir()
+    assert "boot" not in stamp.read_text()

@@ -22,7 +22,7 @@ from zoo.cache.eviction import cache_limit, make_room
 from zoo.cache.lock import DownloadLock, take_or_wait
 from zoo.cache.owner import Owner
 from zoo.cache.partial import Partial
-from zoo.cache.stamps import Stamps
+from zoo.cache.stamps import Stamps, boot_id
 from zoo.errors import InvalidArgument
 from zoo.store.object_store import ObjectStore
 
@@ -156,7 +156,8 @@ class BlobCache:
         partial = Partial(path, blob, lock.owner if lock else Owner.me())
         try:
             self._fill(store, partial, blob, None, on_bytes, lock)
-            partial.become_final()
+            durable = boot_id() is None  # else its stamp holds until the machine's next start only
+            partial.become_final(durable=durable)
         except CorruptBlob:
             partial.discard()
             raise
@@ -166,8 +167,9 @@ class BlobCache:
             else:
                 partial.discard()
             raise
-        fsync_directory(path.parent)
-        self._stamps.write(path, blob.digest)
+        if durable:
+            fsync_directory(path.parent)
+        self._stamps.write(path, blob.digest, durable=durable)
 
     def _fill(
         self,
@@ -241,7 +243,8 @@ class BlobCache:
             raise storage_error(error, "read", path) from error
         if fault is not None:
             raise fault
-        self._stamps.write(path, blob.digest)
+        ours = path.is_relative_to(self._root) and boot_id() is not None
+        self._stamps.write(path, blob.digest, durable=not ours)
 
 
 def _after(heard: int, on_bytes: OnBytes) -> OnBytes:

@@ -65,9 +65,13 @@ class Partial:
                     on_look()
         return whole
 
-    def become_final(self) -> None:
-        """Under the blob's own name from here on; what is left of other downloads of it goes."""
-        os.fsync(self.descriptor)
+    def become_final(self, *, durable: bool) -> None:
+        """Under the blob's own name from here on; what is left of other downloads of it goes.
+
+        `durable`: the bytes are on the disk before the name is.
+        """
+        if durable:
+            os.fsync(self.descriptor)
         self.path.replace(self._final)
         os.close(self.descriptor)
         for path, other in partials(self._final):

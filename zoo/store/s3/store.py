@@ -31,7 +31,7 @@ from zoo.store.s3.errors import NotSupported, NoUpload, Place, code_of, s3_error
 from zoo.store.s3.ordering import ordered, start_before
 from zoo.store.s3.upload import send_file
 
-PIECE = 1 << 20  # bytes; the largest piece of a stream
+PIECE = 256 << 10  # bytes; the largest piece of a stream. A larger one's memory is fetched from the kernel each time
 MAX_OBJECT_KEY = 1024  # bytes of UTF-8, prefix included: S3's own limit
 
 
