@@ -15,12 +15,14 @@ class Example:
     """What is known of one image without reading it.
 
     `id` is stable across machines (the path relative to the source's root, with `/`), unique in the source, and what
-    splits hash. `captions` are as written by their authors; `label` is a class name.
+    splits hash. `captions` are as written by their authors; `label` is a class name, `labels` are those of an image
+    that may show several classes or none.
     """
 
     id: str
     captions: tuple[str, ...] = ()
     label: str | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
