@@ -14,7 +14,7 @@ import keras
 import tensorflow as tf
 from pydantic import JsonValue
 
-from finetune.models import efficientnet_lite0, inception_resnet_v2, inception_v3, inception_v4, xception
+from finetune.models import efficientnet_lite, inception_resnet_v2, inception_v3, inception_v4, xception
 from finetune.models.body import Body
 from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
@@ -41,11 +41,6 @@ def _inception_v3(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
     return inception_v3.build(height=spec.height, width=spec.width, pool_counts_padding=counts)
 
 
-def _efficientnet_lite0(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
-    multiplier = float(str(arguments["width"]))
-    return efficientnet_lite0.build(height=spec.height, width=spec.width, width_multiplier=multiplier)
-
-
 def _inception_resnet_v2(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
     return inception_resnet_v2.build(height=spec.height, width=spec.width)
 
@@ -65,7 +60,7 @@ def _xception(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
 
 # Architecture name → (InputSpec, resolved arguments) → the network without its output layers.
 BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
-    "efficientnet_lite0": _efficientnet_lite0,
+    **efficientnet_lite.BUILDERS,
     "inception_resnet_v2": _inception_resnet_v2,
     "inception_v3": _inception_v3,
     "inception_v4": _inception_v4,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from zoo.architectures import ARCHITECTURES, UnknownArchitecture, architecture_facts
-from zoo.architectures.efficientnet_lite0 import plan
+from zoo.architectures.efficientnet_lite import VARIANTS, plan
 from zoo.architectures.facts import ArchitectureFacts, InvalidArguments
 
 EVERY = pytest.mark.parametrize("facts", ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -99,10 +99,10 @@ def test_arguments_are_filled_in() -> None:
 @pytest.mark.parametrize("width", [0, -1, 4.5, float("nan")])
 def test_widths_out_of_range(width: float) -> None:
     with pytest.raises(InvalidArguments, match="width"):
-        plan({"width": width})
+        plan({"width": width}, VARIANTS[0])
 
 
 def test_an_eighth_of_the_width_is_small() -> None:
-    net = plan({"width": 0.125})
+    net = plan({"width": 0.125}, VARIANTS[0])
     assert (net.stem, net.top, len(net.blocks)) == (8, 160, 16)
     assert all(block.inputs % 8 == 0 and block.outputs % 8 == 0 for block in net.blocks)

@@ -1,27 +1,32 @@
-"""EfficientNet-Lite0 (see `zoo.architectures.efficientnet_lite0` for the source of its facts).
+"""EfficientNet-Lite0 to Lite4 (see `zoo.architectures.efficientnet_lite` for the source of their facts).
 
 Takes an input size and `width`. Gives a Body. Next: `finetune.models.backbone`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import keras
+from pydantic import JsonValue
 
 from finetune.models.body import Body
 from finetune.models.restore import NORM_SUFFIX
-from zoo.architectures.efficientnet_lite0 import FACTS, Block, plan
+from zoo.architectures.efficientnet_lite import BATCH_NORM_EPSILON, VARIANTS, Block, Variant, plan
+from zoo.input_spec import InputSpec
 
 
-def build(*, height: int, width: int, width_multiplier: float) -> Body:
-    """The network without its output layer: `[B, height, width, 3]` → `[B, H, W, 1280 · width_multiplier]`.
+def build(variant: Variant, spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
+    """The network without its output layer: `[B, height, width, 3]` → `[B, H, W, 1280 · arguments["width"]]`.
 
-    Padding is TensorFlow's "same". The PyTorch port computes its paddings once for 224 pixels ("static same"), which
-    is the same wherever a strided convolution meets an even side, so for every multiple of 32.
+    Padding is TensorFlow's "same". The PyTorch port computes its paddings once for the variant's usual size ("static
+    same"): they are the same there (260 pixels, no multiple of 32, too: its sides are those of the layers) and at every
+    size whose strided convolutions meet even and odd sides in the same order.
     """
-    net = plan({"width": width_multiplier})
-    image = keras.Input((height, width, 3), name="image")
+    net = plan(arguments, variant)
+    image = keras.Input((spec.height, spec.width, 3), name="image")
     x = _convolution(image, "stem", net.stem, kernel=3, stride=2)
     x = _relu6(_norm(x, "stem"), "stem")
     endpoints = {}
@@ -52,8 +57,13 @@ def _convolution(x: Any, scope: str, outputs: int, *, kernel: int, stride: int =
 
 
 def _norm(x: Any, scope: str) -> Any:
-    return keras.layers.BatchNormalization(epsilon=FACTS.batch_norm_epsilon, name=scope + NORM_SUFFIX)(x)
+    return keras.layers.BatchNormalization(epsilon=BATCH_NORM_EPSILON, name=scope + NORM_SUFFIX)(x)
 
 
 def _relu6(x: Any, scope: str) -> Any:
     return keras.layers.ReLU(max_value=6.0, name=f"{scope}.relu6")(x)
+
+
+BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
+    variant.name: partial(build, variant) for variant in VARIANTS
+}
