@@ -24,8 +24,7 @@ import unicodedata
 from collections.abc import Sequence
 
 from zoo.errors import InvalidArgument
-
-TOKENIZER = "words@1"
+from zoo.vocabulary_file import TOKENIZER as TOKENIZER  # a part of the file's format; what it means is here
 
 # Blocks of the scripts of rule 4: first and last code point.
 _UNSPACED = (

@@ -14,12 +14,7 @@ from functools import cached_property
 
 from finetune.text.tokenizer import TOKENIZER, check_words, tokenize
 from zoo.errors import DataLoss, FailedPrecondition, InvalidArgument
-from zoo.manifest import canonical_json
-
-VOCABULARY_FILE = "vocabulary.json"
-PAD, START, END, UNKNOWN = 0, 1, 2, 3
-SPECIALS = ("<pad>", "<s>", "</s>", "<unk>")  # by number; `<` is in no word, so none of them can be one
-_FORMAT = 1
+from zoo.vocabulary_file import END, FORMAT, PAD, SPECIALS, START, UNKNOWN, VOCABULARY_FILE, vocabulary_bytes
 
 
 class EmptyCaption(InvalidArgument):
@@ -122,15 +117,8 @@ class Vocabulary:
 
     def to_bytes(self) -> bytes:
         """UTF-8 JSON; the same vocabulary gives the same bytes."""
-        return canonical_json(
-            {
-                "format": _FORMAT,
-                "tokenizer": self.tokenizer,
-                "specials": list(SPECIALS),
-                "min_count": self.min_count,
-                "words": list(self.words),
-                "counts": list(self.counts),
-            }
+        return vocabulary_bytes(
+            words=self.words, counts=self.counts, min_count=self.min_count, tokenizer=self.tokenizer
         )
 
     @classmethod
@@ -143,10 +131,10 @@ class Vocabulary:
             min_count, tokenizer = value["min_count"], value["tokenizer"]
         except (UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError) as error:
             raise DamagedVocabulary(f"{VOCABULARY_FILE} is damaged: {type(error).__name__}: {error}") from None
-        if known != (_FORMAT, SPECIALS):
+        if known != (FORMAT, SPECIALS):
             raise DamagedVocabulary(
                 f"{VOCABULARY_FILE} has format {known[0]!r} and special tokens {list(known[1])}; "
-                f"known: {_FORMAT} and {list(SPECIALS)}"
+                f"known: {FORMAT} and {list(SPECIALS)}"
             )
         if not all(isinstance(word, str) for word in words):
             raise DamagedVocabulary(f"{VOCABULARY_FILE} is damaged: not every word is a string")
