@@ -14,7 +14,15 @@ import keras
 import tensorflow as tf
 from pydantic import JsonValue
 
-from finetune.models import efficientnet_lite, inception_resnet_v2, inception_v3, inception_v4, xception
+from finetune.models import (
+    efficientnet_lite,
+    inception_resnet_v2,
+    inception_v1,
+    inception_v2,
+    inception_v3,
+    inception_v4,
+    xception,
+)
 from finetune.models.body import Body
 from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
@@ -34,6 +42,15 @@ class NoBackbone(FailedPrecondition):
 
 class InputTooSmall(InvalidArgument):
     """An input size that leaves nothing of the feature map."""
+
+
+def _inception_v1(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
+    padding = bool(arguments["torch_padding"])
+    return inception_v1.build(height=spec.height, width=spec.width, torch_padding=padding)
+
+
+def _inception_v2(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
+    return inception_v2.build(height=spec.height, width=spec.width)
 
 
 def _inception_v3(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
@@ -62,6 +79,8 @@ def _xception(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
 BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
     **efficientnet_lite.BUILDERS,
     "inception_resnet_v2": _inception_resnet_v2,
+    "inception_v1": _inception_v1,
+    "inception_v2": _inception_v2,
     "inception_v3": _inception_v3,
     "inception_v4": _inception_v4,
     "xception": _xception,

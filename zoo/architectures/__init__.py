@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import difflib
 
-from zoo.architectures import efficientnet_lite, inception_resnet_v2, inception_v3, inception_v4, xception
+from zoo.architectures import (
+    efficientnet_lite,
+    inception_resnet_v2,
+    inception_v1,
+    inception_v2,
+    inception_v3,
+    inception_v4,
+    xception,
+)
 from zoo.architectures.facts import ArchitectureFacts
 from zoo.errors import InvalidArgument
 
 ARCHITECTURES: dict[str, ArchitectureFacts] = {
     **efficientnet_lite.FACTS,
     "inception_resnet_v2": inception_resnet_v2.FACTS,
+    "inception_v1": inception_v1.FACTS,
+    "inception_v2": inception_v2.FACTS,
     "inception_v3": inception_v3.FACTS,
     "inception_v4": inception_v4.FACTS,
     "xception": xception.FACTS,

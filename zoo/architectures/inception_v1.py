@@ -107,10 +107,10 @@ FACTS = ArchitectureFacts(
         Endpoint(name="Mixed_5c", stride=32, channels=1024),
     ),
     parameters=5_607_184,  # the figure of TF-Slim's own test of its network
-    flops=3_000_000_000,  # 1.50 billion multiply-adds, as torchvision publishes
+    flops=3_000_000_000,  # 1.498 billion multiply-adds, as torchvision publishes
     batch_norm_epsilon=1e-3,
     input_spec=_USUAL,
-    min_size=15,
+    min_size=15,  # torchvision's limit: PyTorch's paddings leave nothing of a smaller image, TensorFlow's always do
     name_maps={
         "slim": _slim(gamma=False),
         "slim-gamma": _slim(gamma=True),
