@@ -121,5 +121,5 @@ def counted_from_zero(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 def renumbering_note(renamed: Mapping[str, str]) -> str:
     """What to tell the user, who knows the layers by their old names."""
-    first = next(iter(renamed))
-    return f"automatic layer names were counted from 0: {first} is {renamed[first]}, and {len(renamed) - 1} more"
+    starts = sorted(f"{old} is {new}" for old, new in renamed.items() if new in KINDS)
+    return f"automatic layer names were counted from 0: {', '.join(starts)} ({len(renamed)} layers in all)"

@@ -81,7 +81,7 @@ def refuse_code(topology: Any, where: str) -> None:
         if not isinstance(value, dict):
             continue
         name = value.get("name") or _object(value.get("config")).get("name")
-        owner = f"layer {name!r}" if isinstance(name, str) else owner
+        owner = f"layer {name!r}" if isinstance(name, str) and value is not topology else owner
         found = _code(value)
         if found is not None:
             raise UnsafeCheckpoint(

@@ -29,6 +29,7 @@ _ASIDE = {
     "optimizer": "the optimizer's state",
     "_compile_metrics": "a metric's state",
     "_compile_loss": "a loss tracker's state",
+    "metrics": "a metric's state",  # tf.keras
     "_metrics": "a metric's state",
 }
 _SEEDS = "seed_generator"
