@@ -21,6 +21,7 @@ from finetune.models import (
     inception_v2,
     inception_v3,
     inception_v4,
+    keras_applications,
     xception,
 )
 from finetune.models.body import Body
@@ -78,6 +79,7 @@ def _xception(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:
 # Architecture name → (InputSpec, resolved arguments) → the network without its output layers.
 BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
     **efficientnet_lite.BUILDERS,
+    **keras_applications.BUILDERS,
     "inception_resnet_v2": _inception_resnet_v2,
     "inception_v1": _inception_v1,
     "inception_v2": _inception_v2,
@@ -94,7 +96,8 @@ def build_backbone(architecture: Architecture, input_spec: InputSpec, *, endpoin
         endpoints: names in the architecture's `FACTS.endpoints` whose activations are wanted too.
     Returns:
         A functional model from float32 `[B, height, width, 3]` to {"feature_vector": [B, D], "feature_map":
-        [B, H, W, C]} and `[B, h, w, c]` for each endpoint; the vector is the map's mean over H and W.
+        [B, H, W, C]} and `[B, h, w, c]` for each endpoint; the vector is the map's mean over H and W
+        (ConvNeXt's, normalised: see `zoo.architectures.convnext`).
     Raises:
         UnknownArchitecture, InvalidArguments, InputTooSmall, UnknownEndpoint.
     """
@@ -107,7 +110,9 @@ def build_backbone(architecture: Architecture, input_spec: InputSpec, *, endpoin
             f"got an input spec of {input_spec.height} × {input_spec.width}"
         )
     body = BUILDERS[facts.name](input_spec, arguments)
-    vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(body.feature_map)
+    vector = body.feature_vector
+    if vector is None:
+        vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(body.feature_map)
     outputs = {"feature_vector": vector, "feature_map": body.feature_map}
     model = keras.Model(body.image, outputs | {name: body.endpoints[name] for name in wanted}, name=facts.name)
     model.trainable = False

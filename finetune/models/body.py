@@ -16,10 +16,12 @@ class Body:
 
     Attributes:
         image: the input, float32 [B, height, width, 3].
-        feature_map: [B, H, W, C], of which the feature vector is the mean.
+        feature_map: [B, H, W, C].
+        feature_vector: [B, C]; None where it is the map's mean, as in nearly all networks.
         endpoints: name → [B, h, w, c], one for each entry of the architecture's `FACTS.endpoints`.
     """
 
     image: Any
     feature_map: Any
+    feature_vector: Any = None
     endpoints: Mapping[str, Any] = field(default_factory=dict)

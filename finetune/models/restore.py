@@ -52,6 +52,8 @@ def _scope(layer: keras.Layer) -> str:
 def _own_name(layer: keras.Layer, weight: keras.Variable) -> str:
     if isinstance(layer, keras.layers.DepthwiseConv2D) and weight.name == "kernel":
         return "depthwise_kernel"  # Keras 3 says kernel; every other tool says depthwise
+    if type(layer).__name__ == "LayerScale":  # Keras' ConvNeXt; it gives its one variable no name
+        return "gamma"
     return str(weight.name)
 
 

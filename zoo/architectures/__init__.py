@@ -5,12 +5,16 @@ from __future__ import annotations
 import difflib
 
 from zoo.architectures import (
+    convnext,
     efficientnet_lite,
+    efficientnet_v2,
     inception_resnet_v2,
     inception_v1,
     inception_v2,
     inception_v3,
     inception_v4,
+    mobilenet,
+    resnet,
     xception,
 )
 from zoo.architectures.facts import ArchitectureFacts
@@ -18,6 +22,13 @@ from zoo.errors import InvalidArgument
 
 ARCHITECTURES: dict[str, ArchitectureFacts] = {
     **efficientnet_lite.FACTS,
+    "convnext_tiny": convnext.FACTS,
+    "efficientnet_v2_b0": efficientnet_v2.FACTS,
+    "mobilenet_v2": mobilenet.V2,
+    "mobilenet_v3_large": mobilenet.V3_LARGE,
+    "mobilenet_v3_small": mobilenet.V3_SMALL,
+    "resnet50": resnet.FACTS,
+    "resnet50_v2": resnet.FACTS_V2,
     "inception_resnet_v2": inception_resnet_v2.FACTS,
     "inception_v1": inception_v1.FACTS,
     "inception_v2": inception_v2.FACTS,
