@@ -6,15 +6,15 @@ photos in `images/`, `Images/` or one of the older names. Gives Examples and byt
 
 from __future__ import annotations
 
-import os
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from finetune.data.files import MalformedData, NoData, existing_folder, read_image, utf8_lines
+from finetune.data.example_table import ExampleTable
 from finetune.data.source import BadRecord, Example
+from finetune.data.trees import open_tree
+from finetune.data.trees.tree import FileTree, MalformedData, NoData, utf8_lines
 from finetune.text.tokenizer import tokenize
 
 CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt")
@@ -30,7 +30,8 @@ class FlickrSource:
     """An ExampleSource. Ids are the photos' file names; `notes` says what was left aside without being bad."""
 
     location: str
-    folder: Path
+    tree: FileTree
+    folder: str  # of the photos, in the tree
     examples: Sequence[Example]
     bad_records: Sequence[BadRecord]
     notes: tuple[str, ...] = ()
@@ -43,35 +44,35 @@ class FlickrSource:
         Raises NoData: no such folder, caption file or image folder; MalformedData: a line that is not UTF-8, a header
         other than `image,caption`.
         """
-        root = existing_folder("flickr", location)
-        path = _first(root, CAPTION_FILES, "caption file", Path.is_file)
-        folder = _first(root, IMAGE_FOLDERS, "image folder", Path.is_dir)
-        names, hidden = _listed(folder)
+        tree = open_tree("flickr", location)
+        file = _first(tree, CAPTION_FILES, "caption file", tree.has)
+        folder = _first(tree, IMAGE_FOLDERS, "image folder", tree.has_folder)
+        walk = tree.walk(folder)
+        below = (name.removeprefix(f"{folder}/") for name in walk)
+        names = {name for name in below if "/" not in name}
         bad: list[BadRecord] = []
-        captions, wordless = _collect(_records(path, bad), path.name, names, bad)
+        captions, wordless = _collect(_records(tree, file, bad), file, names, bad)
         mentioned = captions.keys() | wordless | {record.id for record in bad}
-        bad += [BadRecord(id=name, reason=f"no caption in {path.name}") for name in sorted(names - mentioned)]
-        examples = tuple(Example(id=name, captions=tuple(captions[name])) for name in sorted(captions))
-        notes = (f"{hidden} hidden files in {folder.name}/ ignored",) if hidden else ()
-        return cls(location=f"flickr:{root}", folder=folder, examples=examples, bad_records=tuple(bad), notes=notes)
+        bad += [BadRecord(id=name, reason=f"no caption in {file}") for name in sorted(names - mentioned)]
+        return cls(
+            location=f"flickr:{tree.url}",
+            tree=tree,
+            folder=folder,
+            examples=ExampleTable(Example(id=name, captions=tuple(captions[name])) for name in sorted(captions)),
+            bad_records=tuple(bad),
+            notes=(f"{walk.hidden} hidden files in {folder}/ ignored",) if walk.hidden else (),
+        )
 
     def read(self, index: int) -> bytes:
         name = self.examples[index].id
-        return read_image(self.folder / name, name)
+        return self.tree.read(f"{self.folder}/{name}")
 
 
-def _first(root: Path, names: Sequence[str], what: str, fits: object) -> Path:
+def _first(tree: FileTree, names: Sequence[str], what: str, fits: Callable[[str], bool]) -> str:
     for name in names:
-        if callable(fits) and fits(root / name):
-            return root / name
-    raise NoData(f"flickr:{root}: no {what}; looked for {', '.join(names)}")
-
-
-def _listed(folder: Path) -> tuple[set[str], int]:
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_file()]
-    shown = {name for name in names if not name.startswith(".")}
-    return shown, len(names) - len(shown)
+        if fits(name):
+            return name
+    raise NoData(f"flickr:{tree.url}: no {what}; looked for {', '.join(names)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,34 +82,34 @@ class _Record:
     caption: str
 
 
-def _records(path: Path, bad: list[BadRecord]) -> list[_Record]:
-    lines = utf8_lines(path)
+def _records(tree: FileTree, file: str, bad: list[BadRecord]) -> list[_Record]:
+    where = f"{tree.url}/{file}"
+    lines = utf8_lines(tree.read_index(file), where)
     first = next((line for line in lines if line.strip()), "")
     if _TOKEN_LINE.match(first):
-        return _token_records(path, lines, bad)
+        return _token_records(file, lines, bad)
     if first.strip().lower().replace(" ", "") not in ("image,caption", '"image","caption"') and not _RECORD.match(
         first
     ):
         raise MalformedData(
-            f"{path}, line 1: expected the header 'image,caption' or lines 'name.jpg#0<tab>caption', got {first[:80]!r}"
+            f"{where}, line 1: expected the header 'image,caption' or lines 'name.jpg#0<tab>caption', "
+            f"got {first[:80]!r}"
         )
-    return _csv_records(path, lines, bad)
+    return _csv_records(file, lines, bad)
 
 
-def _token_records(path: Path, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
+def _token_records(file: str, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
     records = []
     for number, line in enumerate(lines, start=1):
         match = _TOKEN_LINE.match(line)
         if match:
             records.append(_Record(line=number, image=match["image"], caption=match["caption"]))
         elif line.strip():
-            bad.append(
-                BadRecord(id=f"{path.name}:{number}", reason=f"expected name.jpg#0<tab>caption, got {line[:80]!r}")
-            )
+            bad.append(BadRecord(id=f"{file}:{number}", reason=f"expected name.jpg#0<tab>caption, got {line[:80]!r}"))
     return records
 
 
-def _csv_records(path: Path, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
+def _csv_records(file: str, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
     """CSV as it is met: captions with commas and quotes in quotes, or without. Python's csv module is not used: it
     refuses a bare `\\r` in a field, and after one quote that is never closed it swallows the records that follow."""
     records = []
@@ -120,12 +121,12 @@ def _csv_records(path: Path, lines: Sequence[str], bad: list[BadRecord]) -> list
             continue
         image, comma, caption = _image_field(line)
         if not comma:
-            bad.append(BadRecord(id=f"{path.name}:{start}", reason=f"expected image,caption, got {line[:80]!r}"))
+            bad.append(BadRecord(id=f"{file}:{start}", reason=f"expected image,caption, got {line[:80]!r}"))
             continue
         if caption.startswith('"'):
             whole, taken = _quoted(caption, lines, number)
             if whole is None:
-                bad.append(BadRecord(id=image, reason=f"{path.name}, line {start}: a quote is opened and never closed"))
+                bad.append(BadRecord(id=image, reason=f"{file}, line {start}: a quote is opened and never closed"))
                 continue
             caption, number = whole, number + taken
         records.append(_Record(line=start, image=image, caption=caption))

@@ -5,13 +5,14 @@ Takes a folder of class folders. Gives labelled Examples and bytes. Next: `finet
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 
-from finetune.data.files import NoData, existing_folder, read_image
+from finetune.data.example_table import ExampleTable
 from finetune.data.source import BadRecord, Example
+from finetune.data.trees import open_tree
+from finetune.data.trees.tree import FileTree, NoData, Walk
 
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp"}
 
@@ -25,7 +26,7 @@ class FolderSource:
     """
 
     location: str
-    folder: Path
+    tree: FileTree
     examples: Sequence[Example]
     bad_records: Sequence[BadRecord]
     classes: tuple[str, ...]
@@ -33,94 +34,43 @@ class FolderSource:
 
     @classmethod
     def open(cls, location: str) -> FolderSource:
-        """Lists the files, opens none. Raises NoData: no such folder, no class folder, no image in any."""
-        root = existing_folder("folder", location)
-        walk = _Walk(root=root)
-        labelled = walk.classes()
-        if not labelled:
-            raise NoData(f"folder:{root}: looked for a folder per class; there is none in it")
-        examples = [Example(id=identity, label=label) for label, files in labelled.items() for identity in files]
+        """Lists the files, opens none. Raises NoData: no such folder, no class folder, no image in any; MalformedData:
+        a damaged archive; the store's errors."""
+        tree = open_tree("folder", location)
+        walk = tree.walk()
+        beside: list[str] = []
+        classes: set[str] = set()
+        examples = ExampleTable(_labelled(walk, classes, beside))
+        empty = sorted(name.rstrip("/") for name in walk.empty if name.count("/") == 1)
+        if not classes and not empty:
+            raise NoData(f"folder:{tree.url}: looked for a folder per class; there is none in it")
         if not examples:
-            raise NoData(f"folder:{root}: its {len(labelled)} class folders hold no files")
+            raise NoData(f"folder:{tree.url}: its {len(empty)} class folders hold no files")
+        bad = [BadRecord(id=f"{name}/", reason="the class folder holds no files") for name in empty]
+        images = [name for name in beside if PurePosixPath(name).suffix.lower() in _IMAGE_SUFFIXES]
+        bad += [BadRecord(id=name, reason="the image lies in no class folder") for name in images]
+        others = sorted(set(beside) - set(images))
+        notes = [*walk.notes()]
+        if others:
+            notes.append(f"{len(others)} files beside the class folders ignored: {', '.join(others[:5])}")
         return cls(
-            location=f"folder:{root}",
-            folder=root,
-            examples=tuple(sorted(examples, key=lambda example: example.id)),
-            bad_records=tuple(walk.bad),
-            classes=tuple(sorted(label for label, files in labelled.items() if files)),
-            notes=tuple(walk.notes()),
+            location=f"folder:{tree.url}",
+            tree=tree,
+            examples=examples,
+            bad_records=tuple(sorted([*bad, *walk.bad], key=lambda record: record.id)),
+            classes=tuple(sorted(classes)),
+            notes=tuple(notes),
         )
 
     def read(self, index: int) -> bytes:
-        identity = self.examples[index].id
-        return read_image(self.folder / identity, identity)
+        return self.tree.read(self.examples[index].id)
 
 
-class _Walk:
-    """One listing of the tree, and what it met besides images."""
-
-    def __init__(self, *, root: Path) -> None:
-        self.root = root
-        self.bad: list[BadRecord] = []
-        self.hidden = 0
-        self.beside: list[str] = []
-        self.loops: list[str] = []
-
-    def classes(self) -> dict[str, list[str]]:
-        labelled: dict[str, list[str]] = {}
-        above = frozenset({_identity(self.root)})
-        for entry in self._entries(self.root, ""):
-            if entry.is_dir():
-                files = list(self._files(Path(entry.path), f"{entry.name}/", above))
-                labelled[entry.name] = files
-                if not files:
-                    self.bad.append(BadRecord(id=f"{entry.name}/", reason="the class folder holds no files"))
-            elif Path(entry.name).suffix.lower() in _IMAGE_SUFFIXES:
-                self.bad.append(BadRecord(id=entry.name, reason="the image lies in no class folder"))
-            else:
-                self.beside.append(entry.name)
-        return labelled
-
-    def _files(self, folder: Path, prefix: str, above: frozenset[tuple[int, int]]) -> Iterator[str]:
-        """Ids of the files below `folder`. Links to folders are followed, except back to one it lies in."""
-        here = _identity(folder)
-        if here in above:
-            self.loops.append(prefix)
-            return
-        for entry in self._entries(folder, prefix):
-            if entry.is_dir():
-                yield from self._files(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-            elif entry.is_file():
-                yield f"{prefix}{entry.name}"
-            else:
-                self.bad.append(BadRecord(id=f"{prefix}{entry.name}", reason="a link to nothing, or no ordinary file"))
-
-    def _entries(self, folder: Path, prefix: str) -> Iterator[os.DirEntry[str]]:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        for entry in found:
-            if entry.name.startswith("."):
-                self.hidden += 1
-            elif not entry.name.isprintable() and _undecodable(entry.name):
-                readable = (prefix + entry.name).encode("utf-8", "backslashreplace").decode()
-                self.bad.append(BadRecord(id=readable, reason="the file name is not UTF-8"))
-            else:
-                yield entry
-
-    def notes(self) -> Iterator[str]:
-        if self.hidden:
-            yield f"{self.hidden} hidden files and folders ignored"
-        if self.beside:
-            yield f"{len(self.beside)} files beside the class folders ignored: {', '.join(self.beside[:5])}"
-        for loop in self.loops:
-            yield f"{loop} links back to a folder it lies in; not followed"
-
-
-def _identity(folder: Path) -> tuple[int, int]:
-    status = folder.stat()
-    return status.st_dev, status.st_ino
-
-
-def _undecodable(name: str) -> bool:
-    """Whether the name holds bytes that are not UTF-8 (kept by Python as lone surrogates)."""
-    return any("\ud800" <= letter <= "\udfff" for letter in name)
+def _labelled(walk: Walk, classes: set[str], beside: list[str]) -> Iterator[Example]:
+    for name in walk:
+        label, slash, _ = name.partition("/")
+        if slash:
+            classes.add(label)
+            yield Example(id=name, label=label)
+        else:
+            beside.append(name)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any
 
-from finetune.data.files import NoData, read_image, utf8_lines
+from finetune.data.example_table import ExampleTable
 from finetune.data.source import BadRecord, Example
+from finetune.data.trees import open_beside
+from finetune.data.trees.tree import FileTree, utf8_lines
 from finetune.text.tokenizer import tokenize
 from zoo.errors import InvalidArgument
 
@@ -25,7 +27,7 @@ class JsonlSource:
     """An ExampleSource. Ids are the "image" paths; `notes` says what was left aside without being a bad record."""
 
     location: str
-    folder: Path
+    tree: FileTree
     examples: Sequence[Example]
     bad_records: Sequence[BadRecord]
     classes: tuple[str, ...] | None
@@ -39,21 +41,20 @@ class JsonlSource:
         Without `language`, captions in a single language are taken; where there are several, none is (only labels),
         and `notes` says so. Raises NoData, MalformedData (not UTF-8), InvalidArgument: a language nobody wrote in.
         """
-        path = Path(location).expanduser().resolve() if location else None
-        if path is None or not path.is_file():
-            raise NoData(f"jsonl:{location}: looked for a file of JSON lines at {path}; there is none")
-        records, bad = _read(path)
+        tree, name = open_beside("jsonl", location)
+        where = f"{tree.url}/{name}"
+        records, bad = _read(tree, name)
         languages = tuple(sorted({code for record in records.values() for code in record.by_language}))
         if language is not None and language not in languages:
             known = ", ".join(languages) or "none: the captions name no language"
-            raise InvalidArgument(f"jsonl:{path}: no captions in language {language!r}; there are {known}")
+            raise InvalidArgument(f"jsonl:{where}: no captions in language {language!r}; there are {known}")
         chosen = languages[0] if language is None and len(languages) == 1 else language
         examples, notes = _examples(records, chosen, languages)
         labels = {example.label for example in examples if example.label is not None}
         return cls(
-            location=f"jsonl:{path}",
-            folder=path.parent,
-            examples=tuple(sorted(examples, key=lambda example: example.id)),
+            location=f"jsonl:{where}",
+            tree=tree,
+            examples=ExampleTable(examples),
             bad_records=tuple(bad),
             classes=tuple(sorted(labels)) or None,
             languages=languages,
@@ -61,8 +62,7 @@ class JsonlSource:
         )
 
     def read(self, index: int) -> bytes:
-        identity = self.examples[index].id
-        return read_image(self.folder / identity, identity)
+        return self.tree.read(self.examples[index].id)
 
 
 @dataclass(kw_only=True)
@@ -72,19 +72,19 @@ class _Record:
     by_language: dict[str, list[str]] = field(default_factory=dict)
 
 
-def _read(path: Path) -> tuple[dict[str, _Record], list[BadRecord]]:
+def _read(tree: FileTree, file: str) -> tuple[dict[str, _Record], list[BadRecord]]:
     records: dict[str, _Record] = {}
     bad: list[BadRecord] = []
-    for number, line in enumerate(utf8_lines(path), start=1):
+    for number, line in enumerate(utf8_lines(tree.read_index(file), f"{tree.url}/{file}"), start=1):
         if not line.strip():
             continue
-        identity = f"{path.name}:{number}"
+        identity = f"{file}:{number}"
         try:
             value = json.loads(line)
             image = _image(value)
             identity = image
             record = _record(value)
-            if not (path.parent / image).is_file():
+            if not tree.has(image):
                 raise ValueError("the image is missing")
             _merge(records, image, record)
         except (ValueError, RecursionError) as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pydantic import JsonValue
 
 from finetune.data.source import ExampleSource
-from zoo.errors import InvalidArgument, Unimplemented
+from zoo.errors import InvalidArgument
 
 
 class UnknownSource(InvalidArgument):
@@ -60,8 +60,6 @@ def open_source(location: str, *, language: str | None = None) -> ExampleSource:
     """
     kind = _kind(location)
     rest = location.partition(":")[2]
-    if rest.startswith("s3://"):
-        raise Unimplemented(f"data {location!r}: images in a bucket cannot be read yet; give a local folder")
     if language is not None and kind != "jsonl":
         raise InvalidArgument(f"data.language {language!r} has no meaning for {kind}:; only jsonl: has languages")
     return SOURCES[kind](rest, language)
