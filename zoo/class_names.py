@@ -46,10 +46,10 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 def check_class_names(names: Sequence[str], outputs: int | None, where: str) -> int:
     """The number of outputs before the first named class: 0, or 1 where a background class comes first.
 
-    Raises InvalidClassNames when the counts don't fit; `outputs` is None for a checkpoint without a head.
+    Raises InvalidClassNames when the counts don't fit; `outputs` is None for a checkpoint without a classifier.
     """
     if outputs is None:
-        raise InvalidClassNames(f"{where} names {len(names)} classes, but the checkpoint has no head")
+        raise InvalidClassNames(f"{where} names {len(names)} classes, but the checkpoint has no classifier")
     if outputs - len(names) in (0, 1):
         return outputs - len(names)
     raise InvalidClassNames(

@@ -11,26 +11,31 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from pydantic import JsonValue, ValidationError
 
 from zoo.architectures.choosing import check_epsilon, check_types, choose, excluded_tensors
-from zoo.architectures.matching import convert
+from zoo.architectures.matching import Match, convert
 from zoo.catalog import Catalog, Published
 from zoo.class_names import check_class_names, read_class_names
 from zoo.errors import InvalidArgument, NotFound
 from zoo.file_hash import FileHash, hash_file
+from zoo.im2txt import find_captioner, other_heads, read_captioner, usual_input_spec
+from zoo.im2txt_vocabulary import WordCounts, read_word_counts
 from zoo.imported_head import head_record
 from zoo.input_spec import InputSpec
-from zoo.manifest import Architecture, Component, Fate, Lineage, Manifest, Source
+from zoo.manifest import Architecture, Asset, Component, Fate, Head, Lineage, Manifest, Source, VocabularyFacts
 from zoo.names import check_model_name
 from zoo.readers import read_checkpoint
 from zoo.readers.checkpoint import ForeignCheckpoint, ReadOptions
 from zoo.restore_report import RestoreReport
 from zoo.tensors import write_safetensors
+from zoo.vocabulary_file import VOCABULARY_FILE
+
+IMAGENET_WITH_BACKGROUND = 1001
 
 
 class NotFinite(InvalidArgument):
@@ -72,6 +77,7 @@ def import_checkpoint(
     raw_weights: bool = False,
     source_url: str | None = None,
     recipe: Mapping[str, JsonValue] | None = None,
+    vocabulary: Path | None = None,
     again: bool = False,
 ) -> ImportResult:
     """Reads `source` and publishes it as the next version of `name`.
@@ -88,41 +94,41 @@ def import_checkpoint(
         raw_weights: see `ReadOptions`.
         source_url, recipe: for the manifest: where the file was published, and how its weights were trained, e.g.
             {"label_smoothing": 0.1}; over what the file itself tells.
+        vocabulary: the file `word_counts.txt` of an im2txt checkpoint, whose captioner becomes the head.
         again: publishes a new version even where the newest is the same.
     Raises:
         UnknownKind, UnknownArchitecture, UnknownSource, IncompleteRestore (everything that doesn't fit, at once),
-        NothingExcluded, NotFinite, UnsupportedHead, InvalidInputSpec, InvalidClassNames, what the reader raises
-        (`zoo.readers.checkpoint`) and what `Catalog.publish` raises. Nothing is half written.
+        NothingExcluded, NotFinite, UnsupportedHead, InvalidInputSpec, InvalidClassNames, NoCaptioner,
+        MissingWordCounts, InvalidWordCounts, IncompleteCaptioner, what the reader raises (`zoo.readers.checkpoint`)
+        and what `Catalog.publish` raises. Nothing is half written.
     """
     check_model_name(name)
     class_names = None if classes is None else read_class_names(classes)
+    words = None if vocabulary is None else read_word_counts(vocabulary)
     spec = read_input_spec(input_spec) if isinstance(input_spec, Path) else input_spec
     checkpoint = read_checkpoint(kind, source, ReadOptions(raw_weights=raw_weights))
-    found = choose(checkpoint, source, architecture, excluded_tensors(checkpoint, exclude))
-    found.report.require_complete(f"{source} as {found.label}")
-    check_epsilon(checkpoint, found)
-    check_types(checkpoint, found, source)
-    components = convert(checkpoint, found)
+    parts = _parts(checkpoint, source, architecture, exclude, vocabulary, words)
     if not allow_nan:
-        _refuse_nan(source, components)
-    head = head_record(found, components.get("head"))
-    outputs = None if head is None else int(str(head.arguments["num_classes"]))
-    offset = 0 if class_names is None else check_class_names(class_names, outputs, str(classes))
-    used = spec or found.usual_input_spec
-    notes = (*checkpoint.notes, *_notes(source, used, spec is not None, class_names is not None, checkpoint))
+        _refuse_nan(source, parts.components)
+    offset, said = _class_offset(parts, class_names, str(classes))
+    used = spec or parts.input_spec
+    notes = (
+        *checkpoint.notes,
+        *parts.notes,
+        *said,
+        *_notes(source, used, spec is not None, class_names is not None, checkpoint),
+    )
     with tempfile.TemporaryDirectory(prefix="zoo-import-") as folder:
-        files = {part: Path(folder) / f"{part}.safetensors" for part in components}
-        for part, path in files.items():
-            write_safetensors(path, components[part])
-        hashed = {part: hash_file(path) for part, path in sorted(files.items())}  # once: publishing goes by the marks
-        records = tuple(_component(part, file, len(components[part])) for part, file in hashed.items())
+        hashed, assets = _written(Path(folder), parts)
         manifest = Manifest(
-            architecture=Architecture(name=found.facts.name, arguments=found.arguments),
+            architecture=Architecture(name=parts.found.facts.name, arguments=parts.found.arguments),
             input_spec=used,
-            components=records,
-            head=head,
+            components=tuple(_component(part, file, len(parts.components[part])) for part, file in hashed.items()),
+            head=parts.head,
             classes=class_names,
             class_offset=offset,
+            vocabulary=parts.vocabulary,
+            assets=tuple(Asset.of(asset, file) for asset, file in assets.items()),
             license=license,
             lineage=Lineage(
                 source=Source(
@@ -132,13 +138,95 @@ def import_checkpoint(
                     url=source_url,
                     recipe={**checkpoint.recipe, **(recipe or {})},
                 ),
-                tensors=_fates(found.report),
+                tensors=_fates(parts.report),
             ),
         )
         published = None
         if not dry_run:
-            published = catalog.publish(name, manifest, {file.digest: file for file in hashed.values()}, again=again)
-    return ImportResult(published=published, report=found.report, manifest=manifest, layout=found.layout, notes=notes)
+            files = {file.digest: file for file in (*hashed.values(), *assets.values())}
+            published = catalog.publish(name, manifest, files, again=again)
+    return ImportResult(
+        published=published, report=parts.report, manifest=manifest, layout=parts.found.layout, notes=notes
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Parts:
+    """What a checkpoint comes to, before anything is written."""
+
+    found: Match
+    components: dict[str, dict[str, np.ndarray]]
+    head: Head | None
+    report: RestoreReport
+    input_spec: InputSpec
+    vocabulary: VocabularyFacts | None = None
+    assets: Mapping[str, bytes] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def _parts(
+    checkpoint: ForeignCheckpoint,
+    source: str | Path,
+    architecture: str | None,
+    exclude: Sequence[str],
+    vocabulary: Path | None,
+    words: WordCounts | None,
+) -> _Parts:
+    excluded = excluded_tensors(checkpoint, exclude)
+    names = find_captioner(set(checkpoint.tensors) - set(excluded), source, vocabulary=vocabulary)
+    rest = checkpoint
+    if names is not None:
+        excluded |= other_heads(set(checkpoint.tensors) - set(excluded))
+        rest = replace(checkpoint, tensors={n: value for n, value in checkpoint.tensors.items() if n not in names.all})
+    found = choose(rest, source, architecture, excluded)
+    report, captioner = found.report, None
+    if names is not None and words is not None:
+        width = found.facts.feature_dim(found.arguments)
+        captioner = read_captioner(checkpoint, names, words=words, where=str(vocabulary), feature_dim=width)
+        report = report.joined(captioner.report)
+    report.require_complete(f"{source} as {found.label}")
+    check_epsilon(rest, found)
+    check_types(rest, found, source)
+    components = convert(rest, found)
+    if captioner is None:
+        head = head_record(found, components.get("head"))
+        return _Parts(found=found, components=components, head=head, report=report, input_spec=found.usual_input_spec)
+    return _Parts(
+        found=found,
+        components=components | {"head": dict(captioner.tensors)},
+        head=captioner.head,
+        report=report,
+        input_spec=usual_input_spec(found.usual_input_spec),
+        vocabulary=captioner.vocabulary_facts,
+        assets={VOCABULARY_FILE: captioner.vocabulary},
+        notes=captioner.notes,
+    )
+
+
+def _written(folder: Path, parts: _Parts) -> tuple[dict[str, FileHash], dict[str, FileHash]]:
+    """(component → file, asset → file). Each is hashed once: publishing goes by the marks."""
+    components, assets = {}, {}
+    for part, tensors in sorted(parts.components.items()):
+        path = folder / f"{part}.safetensors"
+        write_safetensors(path, tensors)
+        components[part] = hash_file(path)
+    for asset, data in sorted(parts.assets.items()):
+        path = folder / asset
+        path.write_bytes(data)
+        assets[asset] = hash_file(path)
+    return components, assets
+
+
+def _class_offset(parts: _Parts, class_names: Sequence[str] | None, where: str) -> tuple[int, tuple[str, ...]]:
+    """The number of outputs before the first class, and what is to be said of it."""
+    classifies = parts.head is not None and parts.head.kind == "classifier"
+    outputs = int(str(parts.head.arguments["num_classes"])) if parts.head and classifies else None
+    if class_names is not None:
+        return check_class_names(class_names, outputs, where), ()
+    if outputs == IMAGENET_WITH_BACKGROUND and parts.found.framework == "slim":
+        note = f"{outputs} outputs: the first is the background, as TF-Slim has it; class_offset 1 is recorded"
+        return 1, (note,)
+    return 0, ()
 
 
 def read_input_spec(path: Path) -> InputSpec:
@@ -189,7 +277,8 @@ def _digest(files: Iterable[Path]) -> str:
 
 def _fates(report: RestoreReport) -> dict[str, Fate]:
     renamed = set(report.renamed.values())
-    return {name: "renamed" if name in renamed else "restored" for name in report.restored}
+    fates: dict[str, Fate] = dict.fromkeys(report.fresh, "fresh")
+    return fates | {name: "renamed" if name in renamed else "restored" for name in report.restored}
 
 
 def _notes(

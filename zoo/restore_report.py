@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from zoo.errors import InvalidArgument
@@ -36,6 +36,13 @@ class RestoreReport:
     @property
     def complete(self) -> bool:
         return bool(self.restored) and not (self.unexplained or self.missing or self.mismatched)
+
+    def joined(self, other: RestoreReport) -> RestoreReport:
+        """Both in one: of two parts of a checkpoint."""
+        both = {each.name: (getattr(self, each.name), getattr(other, each.name)) for each in fields(self)}
+        guess = both.pop("guess")
+        joined = {name: mine | its if isinstance(mine, dict) else mine + its for name, (mine, its) in both.items()}
+        return RestoreReport(**joined, guess=guess[0] or guess[1])
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self) | {"complete": self.complete}

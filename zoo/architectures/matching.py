@@ -7,17 +7,22 @@ tensors in our names and layout. Next: `zoo.importer`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import numpy as np
 from pydantic import JsonValue
 
-from zoo.architectures.facts import ArchitectureFacts, NameMap, Shape, Target
+from zoo.architectures.facts import ArchitectureFacts, Framework, NameMap, Shape, Target
 from zoo.architectures.layouts import turned
+from zoo.errors import InvalidArgument
 from zoo.input_spec import InputSpec
 from zoo.readers.checkpoint import DenseLayer, ForeignCheckpoint
 from zoo.restore_report import Mismatch, RestoreReport, guess_cause
+
+
+class SeveralScopes(InvalidArgument):
+    """A checkpoint that has one network several times, each below a scope of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +48,10 @@ class Match:
         return self.facts.name_maps[self.layout].input_spec or self.facts.input_spec
 
     @property
+    def framework(self) -> Framework:
+        return self.facts.name_maps[self.layout].framework
+
+    @property
     def label(self) -> str:
         return f"{self.facts.name} ({self.layout} names)"
 
@@ -50,15 +59,21 @@ class Match:
 def match(checkpoint: ForeignCheckpoint, facts: ArchitectureFacts, layout: str, excluded: Mapping[str, str]) -> Match:
     """Fits names and shapes.
 
+    A TF-Slim network may lie below a scope, e.g. `tower_0/InceptionV3`, if below one only.
+
     Args:
         excluded: stored name → why the user wants it left out; these count as unused.
+    Raises:
+        SeveralScopes, naming them.
     """
+    usable = {name: value for name, value in checkpoint.tensors.items() if name not in excluded}
     name_map = facts.name_maps[layout]
     arguments = facts.resolved(name_map.arguments)
+    if name_map.framework == "slim":
+        name_map = _below(_scope(name_map.backbone(arguments), usable), name_map)
     backbone = name_map.backbone(arguments)
     shapes = {f"backbone/{name}": shape for name, shape in facts.tensor_shapes(arguments).items()}
     targets = {stored: _within("backbone", target) for stored, target in backbone.items()}
-    usable = {name: value for name, value in checkpoint.tensors.items() if name not in excluded}
     head, dense = _head(checkpoint, name_map)
     if any(stored in usable for stored in head):
         targets |= head
@@ -77,6 +92,40 @@ def match(checkpoint: ForeignCheckpoint, facts: ArchitectureFacts, layout: str, 
     )
 
 
+def _scope(names: Mapping[str, Target], usable: Mapping[str, np.ndarray]) -> str:
+    """What stands before every stored name, with its slash; "" where the names are there as they are, or aren't."""
+    if any(name in usable for name in names):
+        return ""
+    first = next(iter(names))
+    scopes = sorted(stored.removesuffix(first) for stored in usable if stored.endswith(f"/{first}"))
+    if len(scopes) > 1:
+        excludes = " ".join(f"--exclude {scope.removesuffix('/')}" for scope in scopes[1:])
+        raise SeveralScopes(
+            f"the checkpoint has {first} below {len(scopes)} scopes: {', '.join(scopes)}",
+            hint=f"keep one: {excludes}",
+        )
+    return scopes[0] if scopes else ""
+
+
+def _below(scope: str, name_map: NameMap) -> NameMap:
+    """The map with all its foreign names below a scope."""
+    if not scope:
+        return name_map
+
+    def moved(targets: Mapping[str, Target]) -> dict[str, Target]:
+        return {
+            scope + stored: replace(target, times=None if target.times is None else scope + target.times)
+            for stored, target in targets.items()
+        }
+
+    return replace(
+        name_map,
+        backbone=lambda arguments: moved(name_map.backbone(arguments)),
+        head=moved(name_map.head),
+        unused={**name_map.unused, **{scope + pattern: why for pattern, why in name_map.unused.items()}},
+    )
+
+
 def convert(checkpoint: ForeignCheckpoint, found: Match) -> dict[str, dict[str, np.ndarray]]:
     """Component → tensor name → float32 array, of a match whose report is complete."""
     components: dict[str, dict[str, np.ndarray]] = {}
@@ -90,7 +139,7 @@ def convert(checkpoint: ForeignCheckpoint, found: Match) -> dict[str, dict[str, 
 
 
 def _within(component: str, target: Target) -> Target:
-    return Target(name=f"{component}/{target.name}", layout=target.layout, times=target.times)
+    return replace(target, name=f"{component}/{target.name}")
 
 
 def _head(checkpoint: ForeignCheckpoint, name_map: NameMap) -> tuple[dict[str, Target], tuple[DenseLayer, ...]]:

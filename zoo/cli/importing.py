@@ -58,6 +58,9 @@ def import_(
         list[str] | None,
         typer.Option("--recipe", metavar="KEY=VALUE", help="How it was trained, e.g. label_smoothing=0.1."),
     ] = None,
+    vocabulary: Annotated[
+        Path | None, typer.Option("--vocabulary", metavar="FILE", help="The word_counts.txt of an im2txt checkpoint.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="A new version even when nothing changed.")] = False,
     store: StoreOption = None,
     format: FormatOption = Format.TEXT,
@@ -74,6 +77,7 @@ def import_(
         "raw_weights": raw_weights,
         "source_url": source_url,
         "recipe": _recipe(recipe or ()),
+        "vocabulary": vocabulary,
         "again": again,
     }
     as_json = format is Format.JSON
@@ -148,7 +152,11 @@ def _print_import(result: ImportResult, *, dry_run: bool, as_json: bool, more: M
         if published.existing:
             say("this already is the newest version; --again makes another")
         print_version(model)
-        say_next(f"finetune run --backbone {model['reference']} --head captioner --data DATA --name NAME")
+        head = result.manifest.head
+        if head is not None and head.kind == "captioner":
+            say_next(f"finetune caption {model['reference']} PHOTO")
+        else:
+            say_next(f"finetune run --backbone {model['reference']} --head captioner --data DATA --name NAME")
     else:
         say("dry run: nothing was stored")
 
