@@ -29,7 +29,11 @@ class Seeded:
     def tensors(self, network: str) -> dict[str, np.ndarray]:
         """Stored name → value, every tensor of the checkpoint; float32 but for PyTorch's counters."""
         shapes: dict[str, list[int]] = json.loads(self._file(f"{network}.shapes.json").read_text())
-        return {name: self.value(name, tuple(shape)) for name, shape in shapes.items()}
+        counter = np.array(0, np.int64)
+        return {
+            name: counter if name.endswith("num_batches_tracked") else self.value(name, tuple(shape))
+            for name, shape in shapes.items()
+        }
 
     def value(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         value: np.ndarray = self._module.value(name, shape)
@@ -48,6 +52,19 @@ class Seeded:
         if not found:
             raise FileNotFoundError(f"no {name} in {', '.join(map(str, self._folders))}")
         return found[0]
+
+
+def write_slim(path: Path, tensors: Mapping[str, np.ndarray], *, version: int = 2) -> Path:
+    """A checkpoint of variables by name that TensorFlow writes: `<path>.index` and a shard; in V1 the file `path`."""
+    import tensorflow as tf
+
+    names, values = list(tensors), [tf.constant(value) for value in tensors.values()]
+    if version == 2:
+        whole = [""] * len(names)
+        tf.raw_ops.SaveV2(prefix=str(path), tensor_names=names, shape_and_slices=whole, tensors=values)
+    else:
+        tf.raw_ops.Save(filename=str(path), tensor_names=names, data=values)
+    return path
 
 
 def relative_differences(found: Mapping[str, np.ndarray], reference: Mapping[str, np.ndarray]) -> dict[str, float]:

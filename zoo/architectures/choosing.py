@@ -42,8 +42,8 @@ def choose(
     complete = [found for found in matches if found.report.complete]
     if len(complete) == 1:
         return complete[0]
-    matches.sort(key=lambda found: -found.coverage)
-    clearly = len(matches) == 1 or matches[0].coverage > matches[1].coverage
+    matches.sort(key=_closeness, reverse=True)
+    clearly = len(matches) == 1 or _closeness(matches[0]) > _closeness(matches[1])
     if not complete and clearly and matches[0].coverage > (0 if architecture else 0.5):
         return matches[0]
     listed = ", ".join(f"{found.label} {found.coverage:.0%} of its names" for found in matches)
@@ -53,6 +53,12 @@ def choose(
         f"{source} {what}: {listed}; it holds {len(checkpoint.tensors)} tensors such as {some}",
         hint="say which it is with --architecture; see zoo architectures",
     )
+
+
+def _closeness(found: Match) -> tuple[float, int]:
+    """Coverage first; of maps that cover as much (one with gammas and one without) the one with fewer faults."""
+    report = found.report
+    return found.coverage, -len(report.missing) - len(report.unexplained) - len(report.mismatched)
 
 
 def excluded_tensors(checkpoint: ForeignCheckpoint, exclude: Iterable[str]) -> dict[str, str]:
