@@ -146,6 +146,8 @@ def _print_import(result: ImportResult, *, dry_run: bool, as_json: bool, more: M
     for reason, tensors in _by_reason(report.unused).items():
         rest = f" and {len(tensors) - 3} more" if len(tensors) > 3 else ""
         say(f"  not wanted: {', '.join(tensors[:3])}{rest}: {reason}")
+    if report.fresh:
+        say(f"  not stored, set anew: {', '.join(report.fresh)}")
     for note in result.notes:
         say(f"note: {note}")
     if published and model:

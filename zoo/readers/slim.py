@@ -21,6 +21,7 @@ import numpy as np
 from zoo.readers.checkpoint import DamagedCheckpoint, ForeignCheckpoint, NotACheckpoint, ReadOptions, widen
 from zoo.readers.slim_files import SlimFiles, find_files
 from zoo.readers.slim_index import shard_bytes
+from zoo.tensorflow_start import start_tensorflow
 
 EMA = "/ExponentialMovingAverage"  # tf.train.ExponentialMovingAverage's default name
 _OBJECT_GRAPH = ("/.ATTRIBUTES/VARIABLE_VALUE", "_CHECKPOINTABLE_OBJECT_GRAPH")
@@ -162,6 +163,7 @@ def _read(files: SlimFiles, reader: Any, stored: Mapping[str, str], types: Mappi
 
 
 def _open(files: SlimFiles) -> Any:
+    start_tensorflow()
     import tensorflow as tf
 
     return _translated(files, lambda: tf.train.load_checkpoint(files.pattern))
