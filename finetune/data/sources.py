@@ -17,6 +17,18 @@ class UnknownSource(InvalidArgument):
     """DATA that is not `kind:location` of a known kind."""
 
 
+def _coco(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.coco import CocoSource
+
+    return CocoSource.open(location)
+
+
+def _csv(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.csv_file import CsvSource
+
+    return CsvSource.open(location)
+
+
 def _flickr(location: str, language: str | None) -> ExampleSource:
     from finetune.data.flickr import FlickrSource
 
@@ -42,6 +54,8 @@ def _scenes(location: str, language: str | None) -> ExampleSource:
 
 
 SOURCES: dict[str, Callable[[str, str | None], ExampleSource]] = {
+    "coco": _coco,
+    "csv": _csv,
     "flickr": _flickr,
     "folder": _folder,
     "jsonl": _jsonl,

@@ -151,6 +151,8 @@ def _tar(ranges: Ranges) -> Iterator[tuple[str, Member | None, str | None]]:
             if info.offset_data + info.size > ranges.size:
                 raise tarfile.ReadError(f"cut short: {name!r} should end at byte {info.offset_data + info.size}")
             yield name, Member(info.offset_data, info.size, info.size, False, None), _fault(name, info.size)
+        if ranges.at(archive.offset, 512) != bytes(512):  # tarfile takes the end of the file for the archive's
+            raise tarfile.ReadError(f"cut short: nothing marks its end at byte {archive.offset}")
 
 
 def _fault(name: str, size: int) -> str | None:

@@ -117,7 +117,9 @@ def test_what_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(NoData, match="no image folder; looked for images, Images"):
         open_source(f"flickr:{tmp_path}")
     for location in ("photos", "csvv:x", ""):
-        with pytest.raises(UnknownSource, match="KIND:LOCATION with one of the kinds flickr, folder, jsonl, scenes"):
+        with pytest.raises(
+            UnknownSource, match="KIND:LOCATION with one of the kinds coco, csv, flickr, folder, jsonl, scenes"
+        ):
             open_source(location)
     with pytest.raises(InvalidArgument, match=r"data.language 'de' has no meaning for flickr:"):
         open_source(f"flickr:{tmp_path}", language="de")
@@ -219,7 +221,7 @@ def test_jsonl_bad_lines_are_listed(tmp_path: Path) -> None:
         {"image": "gone.png", "label": "x"},
         {"image": "../secret.png", "label": "x"},
         {"image": "c.png"},
-        {"image": "c.png", "labels": ["x"]},
+        {"image": "c.png", "lable": "x"},
         {"image": "c.png", "captions": [1, 2]},
         {"image": "c.png", "captions": ["ok", " "]},
         ["c.png"],
@@ -233,7 +235,7 @@ def test_jsonl_bad_lines_are_listed(tmp_path: Path) -> None:
             "is missing",
             "must lie below",
             "neither",
-            "unknown keys labels",
+            "unknown keys lable",
             "a list of texts",
             "is empty or has no word",
         ),
