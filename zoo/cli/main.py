@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from zoo.cli import architectures, change, copy, importing, keep, lineage, listing, look, serving
+from zoo.cli import architectures, change, copy, export, importing, keep, lineage, listing, look, serving
 from zoo.cli.output import DebugOption, new_app, print_fields, run_cli
 
 app = new_app("The catalogue of models.")
@@ -45,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "card": keep.card,
     "pull": copy.pull,
     "push": keep.push,
+    "export": export.export,
     "verify": copy.verify,
     "gc": keep.gc,
     "architectures": architectures.architectures,
