@@ -56,15 +56,18 @@ def read(source: Path, options: ReadOptions) -> ForeignCheckpoint:
     files = find_files(source)
     if files.version == 2:
         _check_shards(files)
-    reader = _open(files)
-    shapes = {str(name): tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
-    _refuse_objects(source, shapes)
-    types = {str(name): dtype.base_dtype for name, dtype in reader.get_variable_to_dtype_map().items()}
-    _check_sizes(files, shapes, types)
-    stored, aside = _plan(shapes, options)
-    for name in [name for name, place in stored.items() if types[place].as_numpy_dtype is object]:
-        aside[stored.pop(name)] = "text, no numbers"
-    values = _read(files, reader, stored, types)
+    with files.plainly_named() as plain:
+        reader = _open(plain, source)
+        shapes = {str(name): tuple(shape) for name, shape in reader.get_variable_to_shape_map().items()}
+        _refuse_objects(source, shapes)
+        types = {str(name): dtype.base_dtype for name, dtype in reader.get_variable_to_dtype_map().items()}
+        _check_sizes(files, shapes, types)
+        stored, aside = _plan(shapes, options)
+        for name in [name for name, place in stored.items() if types[place].as_numpy_dtype is object]:
+            aside[stored.pop(name)] = "text, no numbers"
+        # In the order of the stored names, which is the order of the shards' bytes.
+        order = sorted(stored.items(), key=lambda pair: pair[1])
+        values = {name: _tensor(plain, source, reader, place, types[place]) for name, place in order}
     tensors, widened = widen(values)
     averages = sum(name != place for name, place in stored.items())
     shadows = sum(why == _AVERAGE for why in aside.values())
@@ -142,7 +145,7 @@ def _check_sizes(files: SlimFiles, shapes: Mapping[str, tuple[int, ...]], types:
     # V1 files hold integers as varints, of which the smallest takes one byte of at most eight.
     held = sum(path.stat().st_size for path in files.files) * (8 if files.version == 1 else 1)
     if claimed > held:
-        raise DamagedCheckpoint(f"{files.pattern} claims tensors of {claimed} bytes, its files have {held}")
+        raise DamagedCheckpoint(f"{files.prefix} claims tensors of {claimed} bytes, its files have {held}")
 
 
 def _refuse_objects(source: Path, names: Iterable[str]) -> None:
@@ -156,20 +159,14 @@ def _refuse_objects(source: Path, names: Iterable[str]) -> None:
         )
 
 
-def _read(files: SlimFiles, reader: Any, stored: Mapping[str, str], types: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    # In the order of the stored names, which is the order of the shards' bytes.
-    order = sorted(stored, key=lambda name: stored[name])
-    return {name: _tensor(files, reader, stored[name], types[stored[name]]) for name in order}
-
-
-def _open(files: SlimFiles) -> Any:
+def _open(files: SlimFiles, source: Path) -> Any:
     start_tensorflow()
     import tensorflow as tf
 
-    return _translated(files, lambda: tf.train.load_checkpoint(files.pattern))
+    return _translated(source, lambda: tf.train.load_checkpoint(files.pattern))
 
 
-def _tensor(files: SlimFiles, reader: Any, name: str, dtype: Any) -> np.ndarray:
+def _tensor(files: SlimFiles, source: Path, reader: Any, name: str, dtype: Any) -> np.ndarray:
     import tensorflow as tf
 
     def value() -> np.ndarray:
@@ -181,10 +178,10 @@ def _tensor(files: SlimFiles, reader: Any, name: str, dtype: Any) -> np.ndarray:
             )
             return np.asarray(restored[0].numpy())
 
-    return _translated(files, value, name)
+    return _translated(source, value, name)
 
 
-def _translated(files: SlimFiles, call: Callable[[], Any], name: str | None = None) -> Any:
+def _translated(source: Path, call: Callable[[], Any], name: str | None = None) -> Any:
     """Whatever TensorFlow makes of a damaged file, as one error. Its bindings raise some statuses as Python's own."""
     import tensorflow as tf
 
@@ -193,4 +190,4 @@ def _translated(files: SlimFiles, call: Callable[[], Any], name: str | None = No
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError, SystemError) as error:
         what = f" at the variable {name}" if name else ""
         said = str(getattr(error, "message", error))
-        raise DamagedCheckpoint(f"{files.pattern} cannot be read{what}: {said[:500]}") from None
+        raise DamagedCheckpoint(f"{source} cannot be read{what}: {said[:500]}") from None

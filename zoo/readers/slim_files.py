@@ -12,7 +12,9 @@ from __future__ import annotations
 import ast
 import difflib
 import re
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -34,11 +36,29 @@ class SeveralCheckpoints(NotACheckpoint):
 
 @dataclass(frozen=True, kw_only=True)
 class SlimFiles:
-    """`pattern` is what TensorFlow's reader wants to be given; `files` all that holds it, in a fixed order."""
+    """`files` is all that holds the checkpoint, in a fixed order; their names begin with `prefix`."""
 
     version: int
-    pattern: str
+    prefix: Path
     files: tuple[Path, ...]
+
+    @property
+    def pattern(self) -> str:
+        """What TensorFlow's reader wants to be given."""
+        shards = self.version == 1 and self.files[0] != self.prefix
+        return f"{self.prefix}-?????-of-?????" if shards else str(self.prefix)
+
+    @contextmanager
+    def plainly_named(self) -> Iterator[SlimFiles]:
+        """The same by other names, if need be: TensorFlow takes `[`, `*`, `?` and `\\` in any path for a pattern."""
+        if not set("[*?\\") & set(str(self.prefix)):
+            yield self
+            return
+        with tempfile.TemporaryDirectory(prefix="zoo-slim-") as folder:
+            links = [Path(folder) / f"c{path.name.removeprefix(self.prefix.name)}" for path in self.files]
+            for link, path in zip(links, self.files, strict=True):
+                link.symlink_to(path.resolve())
+            yield SlimFiles(version=self.version, prefix=Path(folder) / "c", files=tuple(links))
 
 
 def find_files(source: Path) -> SlimFiles:
@@ -75,7 +95,7 @@ def _of_prefix(prefix: Path) -> SlimFiles:
         )
     shards = _numbered(prefix, _SHARD)
     if shards:
-        return SlimFiles(version=1, pattern=f"{prefix}-?????-of-?????", files=_complete(prefix, shards))
+        return SlimFiles(version=1, prefix=prefix, files=_complete(prefix, shards))
     near = difflib.get_close_matches(prefix.name, _prefixes(prefix.parent), n=3, cutoff=0.3)
     raise MissingCheckpointFile(
         f"there is no TensorFlow checkpoint at {prefix}: neither the file nor {index.name}",
@@ -90,7 +110,7 @@ def _version_2(prefix: Path, index: Path, data: dict[Path, re.Match[str]]) -> Sl
             f"{prefix} has an index but no data: {prefix.name}.data-00000-of-00001 or the like is missing",
             hint=_renamed(prefix, "data"),
         )
-    return SlimFiles(version=2, pattern=str(prefix), files=(index, *_complete(prefix, data)))
+    return SlimFiles(version=2, prefix=prefix, files=(index, *_complete(prefix, data)))
 
 
 def _single(path: Path) -> SlimFiles:
@@ -99,7 +119,7 @@ def _single(path: Path) -> SlimFiles:
         file.seek(max(0, path.stat().st_size - len(_TABLE_END)))
         end = file.read()
     if end == _TABLE_END:
-        return SlimFiles(version=1, pattern=str(path), files=(path,))
+        return SlimFiles(version=1, prefix=path, files=(path,))
     if start == _TABLE_START or path.suffix.startswith(".ckpt"):
         raise DamagedCheckpoint(
             f"{path} is cut short: it has {path.stat().st_size} bytes and doesn't end as a TensorFlow checkpoint does"
