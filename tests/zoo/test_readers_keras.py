@@ -102,6 +102,29 @@ def test_a_listed_weight_that_is_not_there(tmp_path: Path) -> None:
         read_checkpoint("keras", path)
 
 
+def test_a_model_within_the_model_keeps_its_layers_apart(tmp_path: Path) -> None:
+    """Keras Applications' ConvNeXt: a stem of two layers in one group, in a file without a configuration."""
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"stem"]
+        names = ["stem_conv/kernel:0", "stem_norm/gamma:0"]
+        file.create_group("stem").attrs["weight_names"] = [name.encode() for name in names]
+        for place, name in enumerate(names):
+            file[f"stem/{name}"] = np.full(2, place, np.float32)
+    found = read_checkpoint("keras", path)
+    assert sorted(found.tensors) == ["stem_conv/kernel", "stem_norm/gamma"]
+
+
+def test_a_scope_that_tensorflow_made_unique_is_the_layers_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "w.h5"
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"conv2d_1"]
+        file.create_group("conv2d_1").attrs["weight_names"] = [b"model/conv2d_1_2/kernel:0", b"model/conv2d_1_2/bias:0"]
+        file["conv2d_1/model/conv2d_1_2/kernel:0"] = np.ones((1, 1, 2, 3), np.float32)
+        file["conv2d_1/model/conv2d_1_2/bias:0"] = np.ones(3, np.float32)
+    assert sorted(read_checkpoint("keras", path).tensors) == ["conv2d_1/bias", "conv2d_1/kernel"]
+
+
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     path = write_legacy(tmp_path / "w.h5", LAYERS)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

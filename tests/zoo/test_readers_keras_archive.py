@@ -143,11 +143,11 @@ def test_configurations_that_are_none(
 
 
 @pytest.mark.parametrize("config", [{}, {"config": 3}, {"config": {"layers": [3, {}, {"class_name": 4}]}}])
-def test_a_configuration_that_tells_no_layers_leaves_the_groups_their_own_names(
+def test_a_configuration_that_tells_no_layers_leaves_it_to_the_titles(
     config: Any, weights: Path, tmp_path: Path
 ) -> None:
     found = read(write_archive(tmp_path / "m.keras", config, weights))
-    assert sorted(found.tensors) == ["layers/dense/vars/0", "layers/dense/vars/1"]
+    assert sorted(found.tensors) == ["d/bias", "d/kernel"]
     assert found.dense == ()
 
 

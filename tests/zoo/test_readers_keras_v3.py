@@ -122,8 +122,34 @@ def test_a_bare_file_without_titles_is_not_guessed_at(tmp_path: Path) -> None:
 
 def test_titles_and_configuration_that_contradict_each_other(tmp_path: Path) -> None:
     weights = write_v3(tmp_path / "w.h5", {"layers/conv2d": ("conv2d_9", [kernel(1)])})
-    with pytest.raises(DamagedCheckpoint, match=r"'conv2d_9'.*'conv2d_1'.*not of one model"):
+    with pytest.raises(DamagedCheckpoint, match=r"'layers/conv2d' is layer 'conv2d_9'.*not of one model"):
         read(write_archive(tmp_path / "m.keras", BRANCHES, weights))
+    weights = write_v3(tmp_path / "w.h5", {"layers/dense": ("conv2d_1", [kernel(1, 2, 2)])})
+    with pytest.raises(DamagedCheckpoint, match=r"'conv2d_1' lies in 'layers/dense', the configuration says Conv2D"):
+        read(write_archive(tmp_path / "m.keras", BRANCHES, weights))
+
+
+def test_operations_that_are_no_layers_count_in_the_configuration_alone(tmp_path: Path) -> None:
+    """Keras' MobileNetV3: `x + 3` is listed as "Add" too, but has no group."""
+    config = functional(
+        "net",
+        [
+            layer("InputLayer", "input"),
+            {**layer("Add", "add", "input"), "module": "keras.src.ops.numpy"},
+            layer("Add", "block_add", "add"),
+            layer("Dense", "out", "block_add"),
+        ],
+        "out",
+    )
+    groups = {"layers/add": ("block_add", []), "layers/dense": ("out", [kernel(1, 4, 3), vector(2, 3)])}
+    found = read(write_archive(tmp_path / "m.keras", config, write_v3(tmp_path / "w.h5", groups)))
+    assert sorted(found.tensors) == ["out/bias", "out/kernel"]
+
+
+def test_a_normalization_is_no_quantised_layer_though_it_counts(tmp_path: Path) -> None:
+    values = [vector(1, 3), vector(2, 3), np.array(5, np.int32)]
+    found = read(write_v3(tmp_path / "w.h5", {"layers/normalization": ("n", values)}))
+    assert sorted(found.tensors) == ["n/count", "n/mean", "n/variance"]
 
 
 def test_another_number_of_values_than_configured(tmp_path: Path) -> None:
@@ -260,7 +286,7 @@ def test_automatic_names_that_begin_late_are_counted_from_zero(tmp_path: Path) -
         (["conv2d_2", "conv2d_3"], {"conv2d_2": "conv2d", "conv2d_3": "conv2d_1"}),
         (["conv2d", "conv2d_1"], {}),
         (["conv2d_1", "conv2d_2"], {}),
-        (["conv2d_2", "conv2d_4"], {}),  # one is missing: which one would be a guess
+        (["conv2d_2", "conv2d_4"], {"conv2d_2": "conv2d", "conv2d_4": "conv2d_2"}),
         (["conv2d_2", "stem", "conv2d_02", "my_conv2d_3"], {"conv2d_2": "conv2d"}),
     ],
 )

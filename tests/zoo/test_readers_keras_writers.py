@@ -19,7 +19,7 @@ from zoo.cache import BlobCache
 from zoo.catalog import Catalog
 from zoo.importer import ImportResult, import_checkpoint
 from zoo.readers import read_checkpoint
-from zoo.readers.checkpoint import DenseLayer, NotACheckpoint, ReadOptions, UnsafeCheckpoint
+from zoo.readers.checkpoint import DenseLayer, NotACheckpoint, UnsafeCheckpoint
 from zoo.readers.keras_file import read
 from zoo.restore_report import IncompleteRestore
 from zoo.store.memory import MemoryStore
@@ -167,7 +167,7 @@ def inception(request: pytest.FixtureRequest, keras: Any, tmp_path_factory: pyte
         tensors |= foreign_tensors("inception_v3", "keras")
     else:
         source = request.getfixturevalue("shared") / "checkpoints" / "inception_v3_tfjs"
-        checkpoint = read_checkpoint("tfjs", str(source), ReadOptions())
+        checkpoint = read_checkpoint("tfjs", source)
         tensors, dense = dict(checkpoint.tensors), checkpoint.dense
     folder = tmp_path_factory.mktemp(f"inception-{request.param}")
     model, first = built(keras, tensors, dense)

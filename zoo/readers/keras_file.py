@@ -72,7 +72,7 @@ def _read_h5(path: Path) -> ForeignCheckpoint:
             refuse_code(config, str(path))
             found = keras_legacy.read_values(h5, config)
         elif any(name in h5.root for name in keras_v3.ROOTS):
-            found = keras_v3.read_values(h5, None)
+            found = keras_v3.read_values(h5, ())
         else:
             raise NotACheckpoint(
                 f"{path} holds no weights of Keras: neither the attribute layer_names nor a group "

@@ -54,6 +54,8 @@ def read_values(h5: OpenH5, config: Any) -> NamedValues:
         for stored, (layer, weight) in zip(weights, _split(group_of, weights, layers), strict=True):
             if weight == "kernel" and kinds.get(layer) == "DepthwiseConv2D":
                 weight = "depthwise_kernel"  # Keras 3's files call it `kernel`
+            elif kinds.get(layer) == "LayerScale":
+                weight = "gamma"  # Keras gives it no name, so its files say `variable_35`
             if f"{layer}/{weight}" in values:
                 raise DamagedCheckpoint(f"{h5.label}: two weights are named {f'{layer}/{weight}'!r}")
             values[f"{layer}/{weight}"] = h5.value(group, stored)
@@ -86,17 +88,16 @@ def _split(group: str, weights: list[str], layers: tuple[LayerConfig, ...]) -> l
     """(layer, weight) of each weight of a group.
 
     A layer's own weights belong to the group's name, whether the file says `layer/kernel:0`, `scope/layer/kernel:0` or
-    `kernel`; TensorFlow made such scopes unique and so changed them. The weights of a model within the model belong to
-    the layer before the last `/`.
+    `kernel`; TensorFlow made such scopes unique and so changed them. The weights of a model within the model have
+    several scopes and belong to the layer before the last `/`.
     """
     plain = [name.removesuffix(":0") for name in weights]
     inner = next((layer for layer in layers if layer.name == group and layer.inner), None)
     if inner is not None:
         named = sorted((one.name for one in layers if one.path[: len(inner.path)] == inner.path), key=len, reverse=True)
         return [_within(name, named) for name in plain]
-    last = [name.rpartition("/")[2] for name in plain]
-    if len(set(last)) == len(last):
-        return [(group, name) for name in last]
+    if len({name.rpartition("/")[0] for name in plain}) < 2:
+        return [(group, name.rpartition("/")[2]) for name in plain]
     return [_within(name, []) for name in plain]
 
 

@@ -17,10 +17,10 @@ from zoo.readers.keras_topology import group_name
 
 @dataclass(frozen=True, kw_only=True)
 class ValueName:
-    """A value of a layer. `flag`: the argument of the layer that switches it off, on by default."""
+    """A value of a layer. `rank`: None for any. `flag`: the argument that switches it off, on by default."""
 
     name: str
-    rank: int
+    rank: int | None
     flag: str | None = None
 
 
@@ -51,6 +51,7 @@ VALUES: dict[str, tuple[ValueName, ...]] = {
     "GroupNormalization": _NORM,
     "LayerNormalization": _NORM,
     "LayerScale": (ValueName(name="gamma", rank=1),),
+    "Normalization": tuple(ValueName(name=name, rank=None) for name in ("mean", "variance", "count")),
     "SeparableConv2D": (
         ValueName(name="depthwise_kernel", rank=4),
         ValueName(name="pointwise_kernel", rank=4),
@@ -98,7 +99,8 @@ def counted_from_zero(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Layer name → the same with its automatic number counted from 0, for names that begin elsewhere.
 
     Keras numbers layers through the whole life of a process, so the first convolution of a network is `conv2d_94` where
-    another network was built before it. What begins with 0 or 1 throughout stays as it is: both are known.
+    another network was built before it. What begins with 0 or 1 throughout stays as it is: both are known. Nothing is
+    guessed by this: a name map still wants every number of its own.
 
     Args:
         layers: (base, name) of each, where `base` is what Keras calls the class, e.g. `conv2d`.
@@ -109,8 +111,7 @@ def counted_from_zero(layers: Iterable[tuple[str, str]]) -> dict[str, str]:
             continue
         numbers.setdefault(base, {})[int(name.removeprefix(base).lstrip("_") or 0)] = name
     starts = {base: min(found) for base, found in numbers.items()}
-    gaps = any(max(found) - starts[base] + 1 != len(found) for base, found in numbers.items())
-    if gaps or set(starts.values()) in ({0}, {1}):
+    if set(starts.values()) in ({0}, {1}):
         return {}
     return {
         name: f"{base}_{number - starts[base]}" if number > starts[base] else base

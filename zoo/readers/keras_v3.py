@@ -14,8 +14,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from zoo.readers.checkpoint import DamagedCheckpoint, NotACheckpoint
 from zoo.readers.keras_h5 import OpenH5, StoredValue, ValueGroup
 from zoo.readers.keras_names import KINDS, counted_from_zero, renumbering_note, value_names
@@ -54,11 +52,13 @@ class _Layer:
     config: Mapping[str, Any] | None
 
 
-def read_values(h5: OpenH5, layers: tuple[LayerConfig, ...] | None) -> NamedValues:
-    """Raises NotACheckpoint: a layer can't be told, or is quantised; DamagedCheckpoint: file and configuration
+def read_values(h5: OpenH5, layers: tuple[LayerConfig, ...]) -> NamedValues:
+    """`layers`: none where there is no configuration, or one of the user's own class, which tells none.
+
+    Raises NotACheckpoint: a layer can't be told, or is quantised; DamagedCheckpoint: file and configuration
     contradict each other; UnsafeCheckpoint, from `zoo.readers.keras_h5`."""
     groups = _groups(h5)
-    known = _from_titles(h5, groups) if layers is None else _from_config(h5, groups, layers)
+    known = _from_config(h5, groups, layers) if layers else _from_titles(h5, groups)
     renamed, notes = _renumbered(known.values())
     read = NamedValues(values={}, aside={}, notes=())
     for path, group in groups.items():
@@ -102,17 +102,49 @@ def _layer_path(path: tuple[str, ...]) -> tuple[str, ...]:
 def _from_config(
     h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup], layers: tuple[LayerConfig, ...]
 ) -> dict[tuple[str, ...], _Layer]:
+    """Goes by the groups' titles where there are any, else by their counts of classes.
+
+    The counts alone can mislead: a configuration also lists operations that are no layers, such as `x + y` beside the
+    layer Add. None of them has weights; a layer of a class with weights counts the same in both.
+    """
+    titled: dict[tuple[str, ...], dict[str, tuple[str, ...]]] = {}
+    for path, group in groups.items():
+        if len(path) > 1 and path[-2] == _CONTAINER and group.title is not None:
+            titled.setdefault(path[:-2], {})[group.title] = path
     known: dict[tuple[str, ...], _Layer] = {}
+    place: dict[tuple[str, ...], tuple[str, ...]] = {(): ()}  # a model's group by its count → its group in the file
+    claimed: set[tuple[str, ...]] = set()
     for each in layers:
-        title = groups[each.path].title if each.path in groups else None
-        if title not in (None, each.name):
+        owner = place.get(each.path[:-2])
+        if owner is None:  # within a model of which the file has nothing
+            continue
+        path = titled[owner].get(each.name) if owner in titled else (*owner, *each.path[-2:])
+        if path is None or (path not in groups and not each.inner):
+            continue
+        if _base(path[-1]) != _base(each.path[-1]):
             raise DamagedCheckpoint(
-                f"{h5.label}: group {'/'.join(each.path)!r} is layer {title!r}, "
-                f"in the configuration it is {each.name!r}: the two are not of one model"
+                f"{h5.label}: layer {each.name!r} lies in {'/'.join(path)!r}, the configuration says {each.kind}: "
+                "the two are not of one model"
             )
-        if not each.inner:
-            known[each.path] = _Layer(path=each.path, name=each.name, kind=each.kind, config=each.config)
+        claimed.add(path)
+        if each.inner:
+            place[each.path] = path
+        else:
+            known[path] = _Layer(path=path, name=each.name, kind=each.kind, config=each.config)
+    for owner in set(place.values()) & titled.keys():
+        for title, path in titled[owner].items():
+            if path not in claimed and groups[path].keys:
+                raise DamagedCheckpoint(
+                    f"{h5.label}: group {'/'.join(path)!r} is layer {title!r}, which the configuration doesn't have: "
+                    "the two are not of one model"
+                )
     return known
+
+
+def _base(group: str) -> str:
+    """`conv2d_7` is the group of a `conv2d`."""
+    base, _, number = group.rpartition("_")
+    return base if base and number.isdecimal() else group
 
 
 def _from_titles(h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup]) -> dict[tuple[str, ...], _Layer]:
@@ -125,9 +157,7 @@ def _from_titles(h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup]) -> di
         if group.title is None or not path or _reason_aside(path, group) is not None:
             continue
         # Only in a list of layers is a group named after the class; elsewhere after an attribute of its owner.
-        base, _, number = path[-1].rpartition("_")
-        base = base if base and number.isdecimal() else path[-1]
-        kind = KINDS.get(base, base) if listed else ""
+        kind = KINDS.get(_base(path[-1]), _base(path[-1])) if listed else ""
         known[path] = _Layer(path=path, name=group.title, kind=kind, config=None)
     if nameless:
         raise NotACheckpoint(
@@ -183,7 +213,7 @@ def _names(
         )
         if names is not None:
             for name, value in zip(names, stored.values(), strict=True):
-                if value.array.ndim != name.rank:
+                if name.rank not in (None, value.array.ndim):
                     raise DamagedCheckpoint(
                         f"{where}: its {name.name} has the shape {value.array.shape}, expected {name.rank} sides"
                     )
@@ -194,8 +224,8 @@ def _names(
 
 
 def _refuse_quantised(where: str, layer: _Layer, stored: Mapping[str, StoredValue]) -> None:
-    odd = sorted({value.type for value in stored.values() if value.array.dtype.kind in "iub"})
-    if odd and layer.kind in KINDS.values() and any(np.prod(value.array.shape) > 1 for value in stored.values()):
+    odd = sorted({value.type for value in stored.values() if value.array.dtype.kind in "iub" and value.array.size > 1})
+    if odd and layer.kind in KINDS.values():
         raise NotACheckpoint(
             f"{where} is stored as {', '.join(odd)}: quantised weights of Keras are not read",
             hint="save the model as it was before model.quantize(…)",
