@@ -17,7 +17,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue, ValidationError
 
+from zoo.architectures import architecture_facts
 from zoo.architectures.choosing import check_epsilon, check_types, choose, excluded_tensors
+from zoo.architectures.keeping import keep
 from zoo.architectures.matching import Match, convert
 from zoo.catalog import Catalog, Published
 from zoo.class_names import check_class_names, read_class_names
@@ -107,7 +109,7 @@ def import_checkpoint(
     words = None if vocabulary is None else read_word_counts(vocabulary)
     spec = read_input_spec(input_spec) if isinstance(input_spec, Path) else input_spec
     checkpoint = read_checkpoint(kind, source, ReadOptions(raw_weights=raw_weights))
-    parts = _parts(checkpoint, source, architecture, exclude, vocabulary, words)
+    parts = _taken(checkpoint, spec, source, architecture, exclude, vocabulary, words)
     if not allow_nan:
         _refuse_nan(source, parts.components)
     offset, said = _class_offset(parts, class_names, str(classes))
@@ -162,6 +164,36 @@ class _Parts:
     vocabulary: VocabularyFacts | None = None
     assets: Mapping[str, bytes] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+
+def _taken(
+    checkpoint: ForeignCheckpoint,
+    spec: InputSpec | None,
+    source: str | Path,
+    architecture: str | None,
+    exclude: Sequence[str],
+    vocabulary: Path | None,
+    words: WordCounts | None,
+) -> _Parts:
+    """Values for an architecture that is known here; where there is none, the network as it came, if it has come."""
+    unfit: InvalidArgument | None = None
+    if architecture is None or not architecture_facts(architecture).assets:
+        try:
+            return _parts(checkpoint, source, architecture, exclude, vocabulary, words)
+        except InvalidArgument as error:
+            if architecture is not None or exclude or vocabulary is not None or checkpoint.whole is None:
+                raise
+            unfit = error
+    kept = keep(checkpoint, spec, exclude, unfit)
+    return _Parts(
+        found=kept.found,
+        components={"backbone": kept.tensors},
+        head=None,
+        report=kept.found.report,
+        input_spec=kept.input_spec,
+        assets=kept.assets,
+        notes=kept.notes,
+    )
 
 
 def _parts(

@@ -7,7 +7,7 @@ Takes a ModelVersion. Gives feature vectors and feature maps. Next: `finetune.da
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -16,6 +16,7 @@ from pydantic import JsonValue
 
 from finetune.models import (
     efficientnet_lite,
+    hub_module,
     inception_resnet_v2,
     inception_v1,
     inception_v2,
@@ -89,17 +90,30 @@ BUILDERS: dict[str, Callable[[InputSpec, dict[str, JsonValue]], Body]] = {
 }
 
 
-def build_backbone(architecture: Architecture, input_spec: InputSpec, *, endpoints: Sequence[str] = ()) -> keras.Model:
+# The same, for networks that are built from files of the version: their bytes, by asset name, come third.
+STORED: dict[str, Callable[[InputSpec, dict[str, JsonValue], Mapping[str, bytes]], Body]] = {
+    "hub_module": hub_module.build,
+}
+
+
+def build_backbone(
+    architecture: Architecture,
+    input_spec: InputSpec,
+    *,
+    endpoints: Sequence[str] = (),
+    assets: Mapping[str, bytes] | None = None,
+) -> keras.Model:
     """The network of a manifest, freshly initialised and frozen (BatchNorm always infers, even with training=True).
 
     Args:
         endpoints: names in the architecture's `FACTS.endpoints` whose activations are wanted too.
+        assets: file name → bytes of the version's assets that `FACTS.assets` names.
     Returns:
         A functional model from float32 `[B, height, width, 3]` to {"feature_vector": [B, D], "feature_map":
         [B, H, W, C]} and `[B, h, w, c]` for each endpoint; the vector is the map's mean over H and W
         (ConvNeXt's, normalised: see `zoo.architectures.convnext`).
     Raises:
-        UnknownArchitecture, InvalidArguments, InputTooSmall, UnknownEndpoint.
+        UnknownArchitecture, InvalidArguments, InputTooSmall, UnknownEndpoint; what `hub_module.build` raises.
     """
     facts = architecture_facts(architecture.name)
     arguments = facts.resolved(architecture.arguments)
@@ -109,7 +123,10 @@ def build_backbone(architecture: Architecture, input_spec: InputSpec, *, endpoin
             f"architecture {facts.name!r} needs images of at least {facts.min_size} × {facts.min_size} pixels, "
             f"got an input spec of {input_spec.height} × {input_spec.width}"
         )
-    body = BUILDERS[facts.name](input_spec, arguments)
+    if facts.name in STORED:
+        body = STORED[facts.name](input_spec, arguments, assets or {})
+    else:
+        body = BUILDERS[facts.name](input_spec, arguments)
     vector = body.feature_vector
     if vector is None:
         vector = keras.layers.GlobalAveragePooling2D(name="feature_vector")(body.feature_map)
@@ -124,7 +141,8 @@ class Backbone:
 
     Attributes:
         architecture, input_spec: as the manifest has them.
-        digest: `sha256:<hex>` of what decides its features: weights, architecture and arguments. A cache key.
+        digest: `sha256:<hex>` of what decides its features: weights, architecture, arguments and, where the network is
+            built from files of the version, those. A cache key.
         component_digest: of the safetensors file alone.
         model: see `build_backbone`.
         feature_dim: D; feature_map_shape: (H, W, C).
@@ -139,12 +157,14 @@ class Backbone:
         component_digest: str,
         model: keras.Model,
         report: RestoreReport,
+        asset_digests: Mapping[str, str] | None = None,
     ) -> None:
         facts = architecture_facts(architecture.name)
         identity = {
             "weights": component_digest,
             "name": facts.name,
             "arguments": facts.resolved(architecture.arguments),
+            **({"assets": dict(asset_digests)} if asset_digests else {}),
         }
         self.architecture = architecture
         self.input_spec = input_spec
@@ -172,7 +192,10 @@ class Backbone:
         component = manifest.component("backbone")
         if component is None:
             raise NoBackbone(f"{known.reference} has no backbone component", hint=f"zoo show {known.reference}")
-        model = build_backbone(manifest.architecture, manifest.input_spec)
+        names = architecture_facts(manifest.architecture.name).assets
+        wanted = {asset.name: asset for asset in manifest.assets if asset.name in names}
+        assets = {name: catalog.open_asset(known, name).read_bytes() for name in wanted}
+        model = build_backbone(manifest.architecture, manifest.input_spec, assets=assets)
         report = restore(named_variables(model), read_safetensors(catalog.open_component(known, "backbone")))
         report.require_complete(f"backbone of {known.reference}")
         return cls(
@@ -181,6 +204,7 @@ class Backbone:
             component_digest=component.digest,
             model=model,
             report=report,
+            asset_digests={name: asset.digest for name, asset in wanted.items()},
         )
 
     def feature_vector(self, image_BHWC: Any) -> tf.Tensor:

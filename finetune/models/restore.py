@@ -11,6 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from finetune.models.hub_module import HubModule
 from zoo.errors import Internal
 from zoo.restore_report import Mismatch, RestoreReport, guess_cause
 
@@ -25,11 +26,7 @@ def named_variables(model_or_layer: keras.Layer) -> dict[str, keras.Variable]:
     Random generators' states are left out: they belong to Checkpoints, not to published weights.
     """
     if isinstance(model_or_layer, keras.Model):
-        pairs = [
-            (f"{_scope(layer)}/{_own_name(layer, weight)}", weight)
-            for layer in model_or_layer.layers
-            for weight in layer.weights
-        ]
+        pairs = [pair for layer in model_or_layer.layers for pair in _named(layer)]
     else:
         prefix = f"{model_or_layer.name}/"
         pairs = [(weight.path, weight) for weight in model_or_layer.weights]
@@ -43,6 +40,12 @@ def named_variables(model_or_layer: keras.Layer) -> dict[str, keras.Variable]:
         twice = sorted({name for name in names if names.count(name) > 1})
         raise Internal(f"{model_or_layer.name!r} has several variables of one name: {', '.join(twice)}")
     return named
+
+
+def _named(layer: keras.Layer) -> list[tuple[str, keras.Variable]]:
+    if isinstance(layer, HubModule):
+        return list(layer.named_weights().items())
+    return [(f"{_scope(layer)}/{_own_name(layer, weight)}", weight) for weight in layer.weights]
 
 
 def _scope(layer: keras.Layer) -> str:

@@ -15,6 +15,7 @@ from finetune.models.backbone import Backbone
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import Assets, HeadLayer
 from finetune.models.restore import named_variables, restore
+from zoo.architectures import architecture_facts
 from zoo.errors import DataLoss, FailedPrecondition
 from zoo.tensors import read_safetensors
 
@@ -70,9 +71,12 @@ def load_head(catalog: Catalog, version: ModelVersion, feature_dim: int) -> Head
 
 
 def stored_assets(catalog: Catalog, version: ModelVersion) -> Assets:
-    """What the version's head learnt from its training split: asset files and classes, as `HeadKind.build` wants it."""
+    """What the version's head learnt from its training split: asset files and classes, as `HeadKind.build` wants it.
+    Files that the backbone is built from aren't among them."""
     manifest = version.manifest
-    files = {asset.name: catalog.open_asset(version, asset.name).read_bytes() for asset in manifest.assets}
+    of_backbone = architecture_facts(manifest.architecture.name).assets
+    names = [asset.name for asset in manifest.assets if asset.name not in of_backbone]
+    files = {name: catalog.open_asset(version, name).read_bytes() for name in names}
     return Assets(
         files=files,
         classes=manifest.classes,

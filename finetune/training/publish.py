@@ -20,6 +20,7 @@ import numpy as np
 
 from finetune.jobs.folder import JobFolder, JobRequest, read_json, write_json
 from finetune.models.heads.head import Assets
+from zoo.architectures import architecture_facts
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion, Published
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
@@ -93,6 +94,7 @@ def export_child(
     backbone = parent.manifest.component("backbone")
     if backbone is None:
         raise NotFound(f"{parent.reference} has no backbone component")
+    shared = tuple(each for each in parent.manifest.assets if each.name in _backbone_assets(parent))
     head_part = Component.of("head", hash_file(folder.export / _HEAD_FILE), num_tensors=len(weights))
     manifest = Manifest(
         architecture=parent.manifest.architecture,
@@ -101,7 +103,7 @@ def export_child(
         head=head,
         classes=assets.classes,
         vocabulary=_vocabulary(assets),
-        assets=tuple(_asset(folder.export / name) for name in sorted(assets.files)),
+        assets=(*shared, *(_asset(folder.export / name) for name in sorted(assets.files))),
         license=parent.manifest.license,
         lineage=Lineage(
             parent=parent.reference,
@@ -117,7 +119,8 @@ def export_child(
         file.write(manifest.canonical_bytes())
     marker = {
         "manifest_digest": manifest.digest(),
-        "files": {head_part.digest: _HEAD_FILE} | {asset.digest: asset.name for asset in manifest.assets},
+        "files": {head_part.digest: _HEAD_FILE}
+        | {asset.digest: asset.name for asset in manifest.assets if asset not in shared},
         "steps": facts.steps,
         "best_step": facts.best_step,
         "stopped_early": facts.stopped_early,
@@ -200,6 +203,11 @@ def _fates(
     for name, digest in tensor_digests(weights).items():
         fates[f"head/{name}"] = untouched if digest == initial.digests.get(name) else "trained"
     return fates
+
+
+def _backbone_assets(parent: ModelVersion) -> tuple[str, ...]:
+    """Files that the frozen backbone is built from: they are the parent's own, as its component is."""
+    return architecture_facts(parent.manifest.architecture.name).assets
 
 
 def _backbone_names(catalog: Catalog, parent: ModelVersion) -> list[str]:

@@ -132,6 +132,7 @@ class ArchitectureFacts:
         min_size: pixels of the smallest side that the network can take.
         name_maps: foreign naming → map.
         sources: where pretrained weights are published, the best first.
+        assets: files of a version that the network is built from; empty where the name and the arguments say all.
     """
 
     name: str
@@ -148,6 +149,7 @@ class ArchitectureFacts:
     name_maps: Mapping[str, NameMap]
     published: PublishedCount | None = None
     sources: tuple[KnownSource, ...] = ()
+    assets: tuple[str, ...] = ()
 
     def endpoint(self, name: str) -> Endpoint:
         """Raises UnknownEndpoint with near names."""

@@ -5,7 +5,7 @@ Takes a path. Gives a ForeignCheckpoint. Next: `zoo.importer`, which maps the na
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,6 +53,28 @@ class ReadOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholeNetwork:
+    """A network with its graph, as a format may hold it, to be kept as it came.
+
+    Attributes:
+        architecture, arguments: what the manifest shall say of it.
+        tensors: our name → array, types as stored. stored: our name → the checkpoint's.
+        assets: files that the network is built from, beside its tensors.
+        height, width: of its input; None where it takes any.
+        notes: for the user.
+    """
+
+    architecture: str
+    arguments: Mapping[str, JsonValue]
+    tensors: Mapping[str, np.ndarray]
+    stored: Mapping[str, str]
+    assets: Mapping[str, bytes]
+    height: int | None
+    width: int | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ForeignCheckpoint:
     """A checkpoint read but not understood yet.
 
@@ -66,6 +88,8 @@ class ForeignCheckpoint:
         aside: stored names that aren't in `tensors`, since nothing of ours could want them → why.
         recipe: what the file tells of how it was trained, e.g. {"ema": True}.
         notes: what the reader left aside, for the user.
+        whole: gives the network itself, for formats that have its graph; raises this module's errors where that graph
+            can't be kept. None for the others.
     """
 
     files: tuple[Path, ...]
@@ -78,6 +102,7 @@ class ForeignCheckpoint:
     aside: Mapping[str, str] = field(default_factory=dict)
     recipe: Mapping[str, JsonValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    whole: Callable[[], WholeNetwork] | None = None
 
 
 def existing_file(path: Path, *, what: str, suffixes: tuple[str, ...]) -> Path:
