@@ -17,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 
 from zoo import lifecycle
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.cache import BlobCache, CorruptBlob, blob_key, default_cache_root
 from zoo.errors import InvalidArgument, NotFound, ZooError
 from zoo.file_hash import FileHash
@@ -24,14 +25,14 @@ from zoo.intents import HeldIntent, held_intent
 from zoo.lifecycle import Decision
 from zoo.log import DamagedLog, Event, ModelState, NewerLog, VersionEntry
 from zoo.lookup import meant_entry, no_such_model, refuse_deleted
-from zoo.manifest import Asset, Component, Manifest
+from zoo.manifest import Component, Manifest
 from zoo.manifests import DamagedManifest, Manifests, NewerManifest, send_manifest
 from zoo.model_logs import ModelLogs
 from zoo.names import Reference, check_alias, check_model_name
 from zoo.store import default_store_url, open_store
 from zoo.store.object_store import ObjectMissing, ObjectStore
 from zoo.store_id import made_store_id
-from zoo.transfer import Sending, create_same
+from zoo.transfer import Sending, bytes_of, create_same
 
 
 class ForeignVersion(InvalidArgument):
@@ -100,12 +101,19 @@ class Catalog:
         self._may_write = False  # once this process has looked
 
     def publish(
-        self, name: str, manifest: Manifest, files: Mapping[str, Path | FileHash], *, again: bool = False
+        self,
+        name: str,
+        manifest: Manifest,
+        files: Mapping[str, Path | FileHash],
+        *,
+        again: bool = False,
+        on_bytes: OnBytes = nobody_listens,
     ) -> Published:
         """Makes `manifest` the next version of `name`, unless it already is the newest one (and not `again`).
 
         `files`: digest → local file, for every component or asset whose blob may not be in the store yet; a FileHash
-        isn't hashed again while its file is unchanged.
+        isn't hashed again while its file is unchanged. `on_bytes` is called with counts of bytes that were sent, or
+        needn't be, which add up to `bytes_of(manifest)`.
         Raises InvalidName, UnstorableManifest, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile,
         UnsoundStore, SweepUnderway and the store's errors; whatever is raised, no name has changed its meaning (but for
         UnknownOutcome, which says that it may have).
@@ -120,8 +128,9 @@ class Catalog:
         decide = lifecycle.publication(digest, again=again)
         state = self.logs.state(name)
         if lifecycle.creation(state) is None and decide(state) is None:
+            on_bytes(bytes_of(manifest))
             return _published(state, manifest, existing=True, sent=0)
-        sending = Sending(self.store, manifest, files)
+        sending = Sending(self.store, manifest, files, on_bytes=on_bytes)
         sending.check()
         self._before_writing()
         with held_intent(self.store, sending.digests | {digest}) as intent:
@@ -245,29 +254,45 @@ class Catalog:
             raise self._unknown(name)
         return events
 
-    def open_component(self, version: ModelVersion, component: str) -> Path:
+    def open_component(self, version: ModelVersion, component: str, *, on_bytes: OnBytes = nobody_listens) -> Path:
         """A verified local file with the component `backbone` or `head`; no other is fetched.
 
-        Raises UnknownComponent, CorruptBlob.
+        `on_bytes` is called with counts that add up to its size. Raises UnknownComponent, CorruptBlob.
         """
-        known = [c.name for c in version.manifest.components]
-        return self._open(version, "component", component, version.manifest.component(component), known)
+        part, what = component_of(version, component), f"component {component} of {version.reference}"
+        return self.cache.open_blob(
+            self.store, part.digest, size=part.bytes, chunks=part.chunks, what=what, on_bytes=on_bytes
+        )
 
-    def open_asset(self, version: ModelVersion, name: str) -> Path:
-        """A verified local file with an asset, e.g. `vocabulary.json`. Raises UnknownComponent, CorruptBlob."""
-        known = [a.name for a in version.manifest.assets]
-        return self._open(version, "asset", name, version.manifest.asset(name), known)
+    def read_component(
+        self, version: ModelVersion, component: str, start: int, length: int, *, on_bytes: OnBytes = nobody_listens
+    ) -> bytes:
+        """Some bytes of a component, verified; of a remote store only the chunks that hold them are fetched.
 
-    def _open(
-        self, version: ModelVersion, kind: str, name: str, found: Component | Asset | None, known: Sequence[str]
-    ) -> Path:
-        if found is None:
-            raise UnknownComponent(
-                f"{version.reference} has no {kind} {name!r}; it has: {', '.join(known) or 'none'}",
-                hint=f"zoo show {version.reference}",
-            )
-        what = f"{kind} {name} of {version.reference}"
-        return self.cache.open_blob(self.store, found.digest, size=found.bytes, chunks=found.chunks, what=what)
+        `on_bytes` is called with counts that add up to the size of those chunks. Raises UnknownComponent, CorruptBlob,
+        and InvalidArgument for a range that isn't inside the component.
+        """
+        part, what = component_of(version, component), f"component {component} of {version.reference}"
+        return self.cache.read_range(
+            self.store,
+            part.digest,
+            size=part.bytes,
+            start=start,
+            length=length,
+            chunks=part.chunks,
+            what=what,
+            on_bytes=on_bytes,
+        )
+
+    def open_asset(self, version: ModelVersion, name: str, *, on_bytes: OnBytes = nobody_listens) -> Path:
+        """A verified local file with an asset, e.g. `vocabulary.json`; otherwise as `open_component`."""
+        asset = version.manifest.asset(name)
+        if asset is None:
+            raise _unknown_part(version, "asset", name, [asset.name for asset in version.manifest.assets])
+        what = f"asset {name} of {version.reference}"
+        return self.cache.open_blob(
+            self.store, asset.digest, size=asset.bytes, chunks=asset.chunks, what=what, on_bytes=on_bytes
+        )
 
     def _before_writing(self) -> None:
         """Makes the store's id, and refuses a bucket whose promises don't hold."""
@@ -346,6 +371,21 @@ def _readable_part(error: DamagedLog | NewerLog, meant: Reference) -> ModelState
         error.hint = f"{error.hint}; or {meant.name}@{last}" if error.hint else f"{meant.name}@{last}"
         raise error
     return before
+
+
+def component_of(version: ModelVersion, name: str) -> Component:
+    """Raises UnknownComponent."""
+    part = version.manifest.component(name)
+    if part is None:
+        raise _unknown_part(version, "component", name, [part.name for part in version.manifest.components])
+    return part
+
+
+def _unknown_part(version: ModelVersion, kind: str, name: str, known: Sequence[str]) -> UnknownComponent:
+    return UnknownComponent(
+        f"{version.reference} has no {kind} {name!r}; it has: {', '.join(known) or 'none'}",
+        hint=f"zoo show {version.reference}",
+    )
 
 
 def _model_version(state: ModelState, entry: VersionEntry, manifest: Manifest) -> ModelVersion:

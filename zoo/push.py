@@ -10,7 +10,6 @@ that describes other bytes. A file that is missing is no fault where the store h
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from zoo.atomic_file import FileMissing, NotADirectory, storage_error
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.catalog import Catalog, Published
 from zoo.errors import DataLoss, InvalidArgument
 from zoo.file_hash import FileHash, hash_file
@@ -26,7 +26,7 @@ from zoo.manifests import NewerManifest
 from zoo.names import check_model_name
 from zoo.pull import MANIFEST_FILE
 from zoo.tensors import tensor_infos
-from zoo.transfer import MissingBlob, WrongBytes
+from zoo.transfer import MissingBlob, WrongBytes, bytes_of
 
 MAX_MANIFEST = 64 << 20  # bytes
 _SOME = 5  # faults that a message lists
@@ -59,11 +59,12 @@ def push(
     name: str,
     *,
     again: bool = False,
-    on_bytes: Callable[[int], None] = lambda count: None,
+    on_bytes: OnBytes = nobody_listens,
 ) -> Pushed:
     """Publishes `directory` as the next version of `name`; what already is its newest is returned as existing.
 
-    `on_bytes` is called with counts of bytes that were hashed. Raises InvalidName, NotADirectory, FileMissing (no
+    `on_bytes` is called with counts of bytes that were hashed, then of such that were sent or needn't be; in all they
+    are `bytes_to_push`. Raises InvalidName, NotADirectory, FileMissing (no
     manifest.json), InvalidManifest, NewerManifest, NotAFile, WrongBytes, WrongTensors, DamagedTensors, MissingBlob and
     what `Catalog.publish` raises; nothing is sent before everything has been checked.
     """
@@ -75,7 +76,7 @@ def push(
     hashed = {part.digest: _checked(directory / file, part, on_bytes) for file, part in present.items()}
     absent = tuple(sorted(parts.keys() - present.keys()))
     try:
-        published = catalog.publish(name, manifest, hashed, again=again)
+        published = catalog.publish(name, manifest, hashed, again=again, on_bytes=on_bytes)
     except MissingBlob as error:
         raise MissingBlob(
             f"{directory} lacks {', '.join(absent)}, and {catalog.store.url} hasn't their bytes either",
@@ -85,11 +86,12 @@ def push(
     return Pushed(published=published, absent=absent, unknown=_unknown(directory, parts))
 
 
-def bytes_to_hash(directory: Path) -> int:
+def bytes_to_push(directory: Path) -> int:
     """How much `push` will report to `on_bytes`. Raises as `push` does for the manifest."""
     manifest = read_manifest_file(directory)
     parts = _parts(manifest, directory / MANIFEST_FILE)
-    return sum(part.bytes for file, part in parts.items() if (directory / file).is_file())
+    hashed = sum(part.bytes for file, part in parts.items() if (directory / file).is_file())
+    return hashed + bytes_of(manifest)
 
 
 def read_manifest_file(directory: Path) -> Manifest:
@@ -185,7 +187,7 @@ def _check_sizes(directory: Path, present: dict[str, Component | Asset]) -> None
             raise _changed(path, part, f"it has {size} bytes")
 
 
-def _checked(path: Path, part: Component | Asset, on_bytes: Callable[[int], None]) -> FileHash:
+def _checked(path: Path, part: Component | Asset, on_bytes: OnBytes) -> FileHash:
     hashed = hash_file(path, on_bytes=on_bytes)
     if hashed.digest != part.digest or hashed.bytes != part.bytes:
         raise _changed(path, part, f"it holds {hashed.digest} ({hashed.bytes} bytes)", found=hashed.digest)

@@ -7,6 +7,7 @@ map seeded anew in every process, and a component's digest must depend on its co
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -65,6 +66,22 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
 
     Raises UnstorableTensor, and the errors of `zoo.atomic_file` (NoSpace, NoAccess, …).
     """
+    pieces = _pieces(tensors, metadata)
+    with replaced_file(path) as file:
+        for piece in pieces:
+            file.write(piece)
+
+
+def safetensors_digest(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None = None) -> str:
+    """`sha256:<hex>` of the file that `write_safetensors` would write. Raises UnstorableTensor."""
+    state = hashlib.sha256()
+    for piece in _pieces(tensors, metadata):
+        state.update(piece)
+    return "sha256:" + state.hexdigest()
+
+
+def _pieces(tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str] | None) -> list[bytes | memoryview]:
+    """The file's bytes, in order; the tensors aren't copied. Raises UnstorableTensor."""
     arrays = {name: _storable(name, tensors[name]) for name in sorted(tensors)}
     # Wide types first, as the library has it, so that every tensor is aligned to its own width.
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
@@ -76,11 +93,8 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
         header[name] = {"dtype": dtype, "shape": list(arrays[name].shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    with replaced_file(path) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in order:
-            file.write(arrays[name].reshape(-1).view(np.uint8).data)
+    values = [arrays[name].reshape(-1).view(np.uint8).data for name in order]
+    return [len(text).to_bytes(8, "little"), text, *values]
 
 
 def _storable(name: str, value: np.ndarray) -> np.ndarray:
@@ -131,8 +145,18 @@ def _info(path: Path, name: str, view: Any) -> TensorInfo:
     if stored not in _NUMPY_NAMES:
         raise UnstorableTensor(f"{path}: tensor {name!r} has dtype {stored}; known are {', '.join(_NUMPY_NAMES)}")
     shape = tuple(view.get_shape())
-    width = 1 if stored == "BOOL" else int(stored.lstrip("BFIU")) // 8
-    return TensorInfo(name=name, dtype=_NUMPY_NAMES[stored], shape=shape, bytes=int(np.prod(shape, dtype=int)) * width)
+    size = int(np.prod(shape, dtype=int)) * width_of(stored)
+    return TensorInfo(name=name, dtype=_NUMPY_NAMES[stored], shape=shape, bytes=size)
+
+
+def numpy_name(stored: object) -> str | None:
+    """NumPy's name of a type of the format; None for one that isn't known here."""
+    return _NUMPY_NAMES.get(stored) if isinstance(stored, str) else None
+
+
+def width_of(stored: str) -> int:
+    """Bytes of a value of the format's type `stored`, one that is known here."""
+    return 1 if stored == "BOOL" else int(stored.lstrip("BFIU")) // 8
 
 
 @contextmanager

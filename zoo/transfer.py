@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from zoo.byte_count import ByteCount, OnBytes, nobody_listens, one_at_a_time
 from zoo.cache import blob_key
 from zoo.errors import Aborted, FailedPrecondition, InvalidArgument
 from zoo.file_hash import CHUNK_BYTES, FileHash, hash_file
@@ -74,13 +75,23 @@ class Sending:
     `check` first, which writes nothing; then `send`, as often as there is reason to look again what is missing.
     """
 
-    def __init__(self, store: ObjectStore, manifest: Manifest, files: Mapping[str, Path | FileHash]) -> None:
-        """`files`: digest → file; a FileHash isn't hashed again while its file is unchanged. Raises StrangeFile."""
+    def __init__(
+        self,
+        store: ObjectStore,
+        manifest: Manifest,
+        files: Mapping[str, Path | FileHash],
+        *,
+        on_bytes: OnBytes = nobody_listens,
+    ) -> None:
+        """`files`: digest → file; a FileHash isn't hashed again while its file is unchanged. `on_bytes` is called with
+        counts that add up to `bytes_of(manifest)` when everything is there. Raises StrangeFile."""
         parts: list[Part] = [*manifest.components, *manifest.assets]
         self._store = store
         self._parts = {part.digest: part for part in parts}
         self._files = files
         self._hashed: dict[str, FileHash] = {}
+        told = one_at_a_time(on_bytes)
+        self._counts = {part.digest: ByteCount(part.bytes, told) for part in self._parts.values()}
         strange = sorted(set(files) - set(self._parts))
         if strange:
             raise StrangeFile(f"files were given that the manifest does not name: {', '.join(strange)}")
@@ -101,6 +112,8 @@ class Sending:
     def send(self) -> int:
         """Writes what is missing; returns how many bytes were sent. Raises ChangedFile, and as `check`."""
         missing = self._missing()
+        for digest in self._parts.keys() - {part.digest for part in missing}:
+            self._counts[digest].complete()
         files = {part.digest: self._file(part) for part in missing}
         big = [part for part in missing if part.bytes > CHUNK_BYTES]
         small = [part for part in missing if part.bytes <= CHUNK_BYTES]
@@ -154,6 +167,7 @@ class Sending:
     def _send(self, part: Part, file: FileHash) -> int:
         key = blob_key(part.digest)
         self._create(part, key, file)
+        self._counts[part.digest].complete()
         if not file.is_unchanged() and stored_digest(self._store, key) != part.digest:
             self._store.delete(key)  # wrong bytes under that digest help nobody
             raise ChangedFile(
@@ -167,7 +181,7 @@ class Sending:
         pauses = Pauses(first=_FIRST_PAUSE, longest=_LONGEST_PAUSE)
         while True:
             try:
-                self._store.create_from_file(key, file.path, chunks=file.chunks)
+                self._store.create_from_file(key, file.path, chunks=file.chunks, on_bytes=self._counts[part.digest].add)
                 return
             except ObjectExists:
                 self._is_stored(part)  # in its full length, that is
@@ -178,6 +192,12 @@ class Sending:
                 if pauses.made + 1 >= _FILE_TRIES:
                     raise
             pauses.wait()
+
+
+def bytes_of(manifest: Manifest) -> int:
+    """Of all its blobs, each once."""
+    parts: list[Part] = [*manifest.components, *manifest.assets]
+    return sum({part.digest: part.bytes for part in parts}.values())
 
 
 def stored_digest(store: ObjectStore, key: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from zoo import model_logs, transfer
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.cache import BlobCache, file_digest
 from zoo.catalog import Catalog
 from zoo.input_spec import InputSpec
@@ -107,8 +108,14 @@ class FailingStore:
     def create(self, key: str, data: bytes) -> None:
         self._do("create", key, lambda: self._store.create(key, data))
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
-        self._do("create_from_file", key, lambda: self._store.create_from_file(key, path, chunks=chunks))
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
+        self._do(
+            "create_from_file",
+            key,
+            lambda: self._store.create_from_file(key, path, chunks=chunks, on_bytes=on_bytes),
+        )
 
     def put(self, key: str, data: bytes) -> None:
         self._do("put", key, lambda: self._store.put(key, data))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import errno
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import pytest
 
@@ -133,7 +133,7 @@ class TestPublish:
         victim = files[manifest.components[1].digest]
 
         class Meanwhile(MemoryStore):
-            def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+            def create_from_file(self, key: str, path: Path, **options: Any) -> None:
                 if path == victim:
                     victim.write_bytes(b"something else")
                 super().create_from_file(key, path)

@@ -12,21 +12,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from zoo.atomic_file import NoSpace, fsync_directory, make_directories, storage_error
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.cache.blob import Blob, CorruptBlob, Span
 from zoo.cache.download import Download
 from zoo.cache.eviction import cache_limit, make_room
 from zoo.cache.lock import DownloadLock, take_or_wait
 from zoo.cache.owner import Owner
-from zoo.cache.partial import Partial
+from zoo.cache.partial import Partial, read_at
 from zoo.cache.stamps import Stamps, boot_id
 from zoo.errors import InvalidArgument
 from zoo.store.object_store import ObjectStore
-
-OnBytes = Callable[[int], None]
 
 
 def default_cache_root() -> Path:
@@ -35,10 +34,6 @@ def default_cache_root() -> Path:
 
     chosen = os.environ.get("MODELZOO_CACHE")
     return Path(chosen).expanduser().absolute() if chosen else user_cache_path("modelzoo")
-
-
-def _nobody_listens(count: int) -> None:
-    pass
 
 
 class BlobCache:
@@ -64,7 +59,7 @@ class BlobCache:
         size: int,
         what: str,
         chunks: Sequence[str] = (),
-        on_bytes: OnBytes = _nobody_listens,
+        on_bytes: OnBytes = nobody_listens,
     ) -> Path:
         """A local file with the blob's bytes, verified. `what` names it in errors, e.g. `head of captioner@3`.
 
@@ -97,7 +92,7 @@ class BlobCache:
         length: int,
         what: str,
         chunks: Sequence[str] = (),
-        on_bytes: OnBytes = _nobody_listens,
+        on_bytes: OnBytes = nobody_listens,
     ) -> bytes:
         """Some of the blob's bytes. Of a remote one only the chunks that hold them are fetched, verified and kept.
 
@@ -114,13 +109,13 @@ class BlobCache:
             if whole or self._is_cached(cached, blob):
                 path = self.open_blob(store, digest, size=size, what=what, chunks=chunks, on_bytes=on_bytes)
                 with path.open("rb") as file:
-                    return os.pread(file.fileno(), length, start)
+                    return read_at(file.fileno(), length, start)
             make_directories(cached.parent)
             self._make_room(cached, blob, sum(span.length for span in wanted))
             partial = Partial(cached, blob, Owner.me())
             try:
                 self._fill(store, partial, blob, wanted, on_bytes)
-                return os.pread(partial.descriptor, length, start)
+                return read_at(partial.descriptor, length, start)
             finally:
                 partial.leave()
         except OSError as error:

@@ -122,6 +122,18 @@ def write_at(descriptor: int, data: bytes, start: int) -> None:
         view, start = view[written:], start + written
 
 
+def read_at(descriptor: int, length: int, start: int) -> bytes:
+    """As pread, whose single call gives at most 2 GiB. Raises OSError."""
+    data = os.pread(descriptor, length, start)
+    if len(data) == length or not data:
+        return data
+    pieces, at = [data], start + len(data)
+    while at < start + length and (data := os.pread(descriptor, start + length - at, at)):
+        pieces.append(data)
+        at += len(data)
+    return b"".join(pieces)
+
+
 def _written(descriptor: int, spans: list[Span]) -> Iterator[Span]:
     """Those of `spans` that aren't a hole of the file: a file of many GB of which little was fetched isn't read."""
     for span in spans:

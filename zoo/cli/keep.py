@@ -24,6 +24,7 @@ from zoo.cli.output import (
     size_text,
 )
 from zoo.cli.place import store_catalog
+from zoo.cli.progress import progress
 
 _MAX_CARD_READ = 2_000_000  # bytes: more than any card may have, so that its own limit can say so
 
@@ -186,9 +187,12 @@ def push(
 ) -> None:
     """Publish a directory that was pulled."""
     from zoo.describe import describe
+    from zoo.push import bytes_to_push
     from zoo.push import push as push_directory
 
-    pushed = push_directory(store_catalog(store, "push"), directory, name, again=again)
+    catalog = store_catalog(store, "push")
+    with progress(f"push {name} (hash, then send)", format, total=bytes_to_push(directory)) as shown:
+        pushed = push_directory(catalog, directory, name, again=again, on_bytes=shown.advance)
     published = pushed.published
     if pushed.absent:
         say(f"not in {directory}, and in the store already: {', '.join(pushed.absent)}")

@@ -21,6 +21,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.errors import InvalidArgument, Unavailable
 from zoo.store.keys import check_folder, check_key, check_prefix
 from zoo.store.object_store import (
@@ -161,9 +162,11 @@ class FaultyStore:
         check_key(key)
         self._do("create", lambda: self._store.create(key, data))
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
         check_key(key)
-        self._do("create_from_file", lambda: self._store.create_from_file(key, path, chunks=chunks))
+        self._do("create_from_file", lambda: self._store.create_from_file(key, path, chunks=chunks, on_bytes=on_bytes))
 
     def put(self, key: str, data: bytes) -> None:
         check_key(key)

@@ -17,6 +17,7 @@ from stat import S_ISDIR
 from typing import BinaryIO
 
 from zoo.atomic_file import TEMPORARY, NotADirectory, fsync_directory, make_directories, storage_error, temporary_file
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.errors import FailedPrecondition, InvalidArgument, ZooError
 from zoo.store.keys import MAX_KEY, check_folder, check_key, check_prefix, check_range, segment_fault
 from zoo.store.object_store import Leftover, ObjectExists, ObjectInfo, ObjectMissing
@@ -66,7 +67,9 @@ class LocalStore:
         with self._created(key) as file:
             self._write(file, data)
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
         check_key(key)
         try:
             source = path.open("rb")
@@ -75,6 +78,7 @@ class LocalStore:
         with source, self._created(key) as file:
             while chunk := source.read(CHUNK):
                 self._write(file, chunk)
+                on_bytes(len(chunk))
 
     def put(self, key: str, data: bytes) -> None:
         path = self._path(key)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from zoo.atomic_file import storage_error
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.store.keys import check_folder, check_key, check_prefix, check_range
 from zoo.store.object_store import Leftover, ObjectExists, ObjectInfo, ObjectMissing
 
@@ -42,13 +43,16 @@ class MemoryStore:
                 raise ObjectExists(f"object {key!r} is already in the store {self.url}", key=key)
             self._objects[key] = (bytes(data), time.time())
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
         check_key(key)
         try:
             data = path.read_bytes()
         except OSError as error:
             raise storage_error(error, "read", path) from error
         self.create(key, data)
+        on_bytes(len(data))
 
     def put(self, key: str, data: bytes) -> None:
         check_key(key)

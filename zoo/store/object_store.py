@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.errors import Aborted, AlreadyExists, InvalidArgument, NotFound, Unavailable
 
 
@@ -77,11 +78,14 @@ class ObjectStore(Protocol):
     def create(self, key: str, data: bytes) -> None:
         """Writes a new object. Raises ObjectExists."""
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
         """Writes a new object from a file, streamed, under a key that names its bytes. Raises ObjectExists.
 
         `chunks`: the SHA-256 (hex) of each `zoo.file_hash.CHUNK_BYTES` of the file where they are known, so that a
-        store which sends checksums of parts needn't hash again.
+        store which sends checksums of parts needn't hash again. `on_bytes` is called with counts of bytes as they are
+        written, by one thread at a time; a write that had to be begun again counts again.
         """
 
     def put(self, key: str, data: bytes) -> None:

@@ -25,6 +25,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.errors import InvalidArgument
 from zoo.store.object_store import Leftover, NoAnswer, ObjectInfo, ObjectStore, StoreBusy
 
@@ -78,8 +79,10 @@ class RetryingStore:
     def create(self, key: str, data: bytes) -> None:
         self._store.create(key, data)
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
-        self._tried(lambda: self._store.create_from_file(key, path, chunks=chunks))
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
+        self._tried(lambda: self._store.create_from_file(key, path, chunks=chunks, on_bytes=on_bytes))
 
     def put(self, key: str, data: bytes) -> None:
         self._tried(lambda: self._store.put(key, data))

@@ -15,6 +15,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from zoo.atomic_file import storage_error
+from zoo.byte_count import OnBytes, nobody_listens
 from zoo.errors import InvalidArgument
 from zoo.file_hash import CHUNK_BYTES
 from zoo.store.keys import check_folder, check_key, check_prefix
@@ -60,7 +61,9 @@ class S3Store:
     def create(self, key: str, data: bytes) -> None:
         self._put(key, data, IfNoneMatch="*")
 
-    def create_from_file(self, key: str, path: Path, *, chunks: Sequence[str] = ()) -> None:
+    def create_from_file(
+        self, key: str, path: Path, *, chunks: Sequence[str] = (), on_bytes: OnBytes = nobody_listens
+    ) -> None:
         object_key = self._object_key(key)
         try:
             file = path.open("rb")
@@ -79,9 +82,10 @@ class S3Store:
                 raise storage_error(error, "read", path) from error
             if len(first) <= CHUNK_BYTES:
                 self.create(key, first)
+                on_bytes(len(first))
                 return
             del first
-            send_file(self._bucket, key, object_key, file, path, chunks)
+            send_file(self._bucket, key, object_key, file, path, chunks, on_bytes)
 
     def put(self, key: str, data: bytes) -> None:
         self._put(key, data)

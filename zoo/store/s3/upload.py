@@ -23,6 +23,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from zoo.atomic_file import storage_error
+from zoo.byte_count import ByteCount, OnBytes, nobody_listens
 from zoo.errors import Aborted, Cancelled, ZooError
 from zoo.file_hash import CHUNK_BYTES
 from zoo.store.object_store import NoAnswer, ObjectMissing, StoreBusy
@@ -60,25 +61,32 @@ def plan_parts(size: int, chunks: Sequence[str] = ()) -> list[Part]:
 
 
 def send_file(
-    bucket: Bucket, key: str, object_key: str, file: BinaryIO, path: Path, chunks: Sequence[str] = ()
+    bucket: Bucket,
+    key: str,
+    object_key: str,
+    file: BinaryIO,
+    path: Path,
+    chunks: Sequence[str] = (),
+    on_bytes: OnBytes = nobody_listens,
 ) -> None:
     """Writes `file` under `object_key` (which is `key` with the store's prefix), whoever else writes it meanwhile.
 
     Raises FileShrank, WrongChecksum and the store's errors; after any failure, also Ctrl-C, the upload is aborted.
     """
     size = os.fstat(file.fileno()).st_size
-    upload = _Upload(bucket, key, object_key, file.fileno(), path)
+    upload = _Upload(bucket, key, object_key, file.fileno(), path, ByteCount(size, on_bytes))
     upload.send(plan_parts(size, chunks), size)
 
 
 class _Upload:
-    def __init__(self, bucket: Bucket, key: str, object_key: str, descriptor: int, path: Path) -> None:
+    def __init__(self, bucket: Bucket, key: str, object_key: str, descriptor: int, path: Path, sent: ByteCount) -> None:
         self._bucket = bucket
         self._client = bucket.client
         self._key = key
         self._names = {"Bucket": bucket.location.bucket, "Key": object_key}
         self._descriptor = descriptor
         self._path = path
+        self._sent = sent
         self._stop = threading.Event()
         self._retrying = Retrying(
             retry=retry_if_exception_type((StoreBusy, NoAnswer, WrongChecksum)),
@@ -120,6 +128,7 @@ class _Upload:
         answer = self._call(
             "upload_part", UploadId=upload, PartNumber=part.number, Body=data, ChecksumSHA256=checksum.decode()
         )
+        self._sent.add(part.size)
         return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumSHA256": checksum.decode()}
 
     def _read(self, part: Part) -> bytes:
