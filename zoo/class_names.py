@@ -11,6 +11,8 @@ from pathlib import Path
 
 from zoo.errors import InvalidArgument, NotFound
 
+_BACKGROUND = frozenset({"background", "dummy", "unused background"})  # as published lists of 1001 classes call it
+
 
 class InvalidClassNames(InvalidArgument):
     """A file that isn't a list of class names, or one that doesn't fit the classifier."""
@@ -52,9 +54,11 @@ def check_class_names(names: Sequence[str], outputs: int | None, where: str) -> 
         raise InvalidClassNames(f"{where} names {len(names)} classes, but the checkpoint has no classifier")
     if outputs - len(names) in (0, 1):
         return outputs - len(names)
+    extra = len(names) == outputs + 1 and names[0].strip().lower() in _BACKGROUND
     raise InvalidClassNames(
         f"{where} names {len(names)} classes, the classifier has {outputs} outputs; allowed are {outputs} names, "
-        f"or {outputs - 1} where the first output is the background"
+        f"or {outputs - 1} where the first output is the background",
+        hint=f"these weights have no background class: leave out the first entry, {names[0]!r}" if extra else None,
     )
 
 

@@ -98,7 +98,7 @@ def test_class_names_without_a_head_or_a_file(run: Callable[..., ImportResult], 
     with pytest.raises(MissingClassNames):
         run(foreign_tensors("efficientnet_lite0", "torch"), classes=names)
     names.write_text("a\nb\n")
-    with pytest.raises(InvalidClassNames, match="no head"):
+    with pytest.raises(InvalidClassNames, match="no classifier"):
         run(foreign_tensors("efficientnet_lite0", "torch"), classes=names)
 
 

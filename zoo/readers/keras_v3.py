@@ -118,19 +118,19 @@ def _from_config(
         owner = place.get(each.path[:-2])
         if owner is None:  # within a model of which the file has nothing
             continue
-        path = titled[owner].get(each.name) if owner in titled else (*owner, *each.path[-2:])
-        if path is None or (path not in groups and not each.inner):
+        found = titled[owner].get(each.name) if owner in titled else (*owner, *each.path[-2:])
+        if found is None or (found not in groups and not each.inner):
             continue
-        if _base(path[-1]) != _base(each.path[-1]):
+        if _base(found[-1]) != _base(each.path[-1]):
             raise DamagedCheckpoint(
-                f"{h5.label}: layer {each.name!r} lies in {'/'.join(path)!r}, the configuration says {each.kind}: "
+                f"{h5.label}: layer {each.name!r} lies in {'/'.join(found)!r}, the configuration says {each.kind}: "
                 "the two are not of one model"
             )
-        claimed.add(path)
+        claimed.add(found)
         if each.inner:
-            place[each.path] = path
+            place[each.path] = found
         else:
-            known[path] = _Layer(path=path, name=each.name, kind=each.kind, config=each.config)
+            known[found] = _Layer(path=found, name=each.name, kind=each.kind, config=each.config)
     for owner in set(place.values()) & titled.keys():
         for title, path in titled[owner].items():
             if path not in claimed and groups[path].keys:
