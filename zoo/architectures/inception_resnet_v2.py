@@ -2,7 +2,8 @@
 
 Canonical scopes are TF-Slim's: a convolution without bias, then a BatchNorm without gamma, then relu. The blocks end
 in a 1 × 1 convolution with a bias and neither BatchNorm nor relu (`Repeat/block35_1/Conv2d_1x1`), which is scaled and
-added to the block's input. timm's port has the same network, with a gamma in each BatchNorm.
+added to the block's input. timm's port has the same network, with a gamma in each BatchNorm; whatever has a stride here
+has no padding, so the two agree on images of any size.
 """
 
 from __future__ import annotations

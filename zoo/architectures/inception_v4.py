@@ -2,7 +2,8 @@
 
 Canonical scopes are TF-Slim's. Each is a convolution without bias, then a BatchNorm without gamma, then relu. timm's
 port has the same network with a gamma in each BatchNorm, its modules counted in one row (`features.<n>`); its average
-pooling leaves the zero padding out of the mean, as TensorFlow's does.
+pooling leaves the zero padding out of the mean, as TensorFlow's does. Whatever has a stride here has no padding, so
+the two agree on images of any size, and neither argument nor other input range is needed.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ FACTS = ArchitectureFacts(
     flops=16_700_000_000,  # timm: 8.4 billion multiply-adds
     batch_norm_epsilon=1e-3,
     input_spec=InputSpec(height=299, width=299, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
-    min_size=7,
+    min_size=7,  # Keras refuses what is below 71, which gives a map of 3 × 3
     name_maps={
         "keras": NameMap(framework="keras", backbone=lambda arguments: _keras_names(1)),  # standalone Keras 2
         "keras-from-0": NameMap(framework="keras", backbone=lambda arguments: _keras_names(0)),  # tf.keras, Keras 3

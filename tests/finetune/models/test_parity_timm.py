@@ -22,6 +22,8 @@ from finetune.models.restore import named_variables, restore
 from finetune.models.task_model import TaskModel, load_head, load_task_model
 from tests.finetune.models.timm_to_slim import renamed_to_slim
 from tests.zoo.seeded import Seeded, relative_differences
+from tests.zoo.torch_files import tensors as torch_tensors
+from tests.zoo.torch_files import write_zip
 from zoo.architectures import ARCHITECTURES
 from zoo.architectures.facts import ArchitectureFacts, Target
 from zoo.architectures.matching import convert, match
@@ -133,6 +135,14 @@ def test_two_swapped_names_do_not_pass(imported: Imported, seeded: Seeded) -> No
         restore(variables, right).require_complete("as they were")
     reference = {name: value[:1] for name, value in seeded.reference(f"{imported.name}.timm").items()}
     assert min(relative_differences(found, reference).values()) > 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("imported", ["xception"], indirect=True)
+def test_a_pth_gives_the_same_model(seeded: Seeded, imported: Imported, catalog: Catalog, tmp_path: Path) -> None:
+    source = write_zip(tmp_path / "xception.pth", torch_tensors(seeded.tensors("xception.timm")))
+    manifest = import_checkpoint(catalog, kind="torch", source=source, name="m").manifest
+    assert manifest.components == imported.result.manifest.components
+    assert manifest.architecture == imported.result.manifest.architecture
 
 
 @pytest.mark.parametrize(
