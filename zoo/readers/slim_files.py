@@ -188,10 +188,10 @@ def _newest(state: Path) -> SlimFiles:
         named = ""
     if not named or "\0" in named:
         raise NotACheckpoint(f"{state} is no checkpoint state file: it has no readable model_checkpoint_path")
-    folder, path = state.parent, Path(named)
-    inside = folder / path
-    below = not path.is_absolute() and inside.resolve().is_relative_to(folder.resolve())
-    prefix = inside if below else folder / PureWindowsPath(named).name  # which knows both kinds of slashes
+    folder, windows = state.parent, PureWindowsPath(named)  # which knows both kinds of slashes
+    inside = folder / named  # of an absolute path, that path
+    below = not windows.drive and "\\" not in named and inside.resolve().is_relative_to(folder.resolve())
+    prefix = inside if below else folder / windows.name
     try:
         return _of_prefix(prefix)
     except MissingCheckpointFile as error:
