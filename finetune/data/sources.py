@@ -53,6 +53,12 @@ def _scenes(location: str, language: str | None) -> ExampleSource:
     return SceneSource.open(location)
 
 
+def _tfrecord(location: str, language: str | None) -> ExampleSource:
+    from finetune.data.tfrecord import TfrecordSource
+
+    return TfrecordSource.open(location)
+
+
 SOURCES: dict[str, Callable[[str, str | None], ExampleSource]] = {
     "coco": _coco,
     "csv": _csv,
@@ -60,6 +66,7 @@ SOURCES: dict[str, Callable[[str, str | None], ExampleSource]] = {
     "folder": _folder,
     "jsonl": _jsonl,
     "scenes": _scenes,
+    "tfrecord": _tfrecord,
 }
 # What a kind of DATA wants of the keys of `data`. Scenes hold combinations out of training by themselves, and say
 # "left of", which a mirrored view would turn into a lie.

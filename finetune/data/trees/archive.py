@@ -38,7 +38,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True)
 class ArchiveTree:
-    ranges: Ranges
+    archive: Ranges
     below: str  # the folder in the archive that is the root, "" for all of it
     members: dict[str, Member]
     bad: tuple[BadRecord, ...]
@@ -47,7 +47,7 @@ class ArchiveTree:
 
     @property
     def url(self) -> str:
-        return f"{self.ranges.url}/{self.below}" if self.below else self.ranges.url
+        return f"{self.archive.url}/{self.below}" if self.below else self.archive.url
 
     def walk(self, below: str = "") -> Walk:
         return Walk(lambda walk: self._names(walk, f"{below}/" if below else ""))
@@ -63,16 +63,25 @@ class ArchiveTree:
         if member is None:
             raise unreadable(name, f"it is not in {self.url}")
         try:
-            return _read(self.ranges, member)
+            return _read(self.archive, member)
         except (OSError, ValueError, zlib.error, ZooError) as error:
             raise unreadable(name, error) from None
+
+    def ranges(self, name: str) -> Ranges:
+        member = self.members.get(name)
+        if member is None:
+            raise NoData(f"{self.url} has no {name}")
+        if member.deflated:
+            raise MalformedData(f"{self.url}/{name} is compressed, so that it can't be read in parts; store it")
+        start = member.start if member.crc is None else member.start + _header_size(self.archive, member)
+        return _MemberRanges(self.archive, f"{self.url}/{name}", start, member.size)
 
     def read_index(self, name: str) -> bytes:
         member = self.members.get(name)
         if member is None:
             raise NoData(f"{self.url} has no {name}")
         try:
-            return _read(self.ranges, member)
+            return _read(self.archive, member)
         except (ValueError, zlib.error) as error:
             raise MalformedData(f"{self.url}/{name} is damaged: {error}") from None
 
@@ -80,6 +89,23 @@ class ArchiveTree:
         walk.bad.extend(record for record in self.bad if record.id.startswith(prefix))
         walk.hidden = self.hidden
         yield from (name for name in self.members if name.startswith(prefix))
+
+
+class _MemberRanges:
+    """A part of an archive that is a file of its own."""
+
+    def __init__(self, ranges: Ranges, url: str, start: int, size: int) -> None:
+        self._ranges, self._start = ranges, start
+        self.url, self.size, self.changed = url, size, ranges.changed
+
+    def at(self, start: int, length: int) -> bytes:
+        return self._ranges.at(self._start + start, max(0, min(length, self.size - start)))
+
+
+def _header_size(ranges: Ranges, member: Member) -> int:
+    block = ranges.at(member.start, _LOCAL_HEADER.size)
+    _, name_length, extra_length = _LOCAL_HEADER.unpack(block)
+    return _LOCAL_HEADER.size + int(name_length) + int(extra_length)
 
 
 def open_archive(ranges: Ranges, below: str) -> ArchiveTree:

@@ -15,6 +15,7 @@ import numpy as np
 
 from finetune.data.source import BadRecord
 from finetune.data.trees.byte_cache import ByteCache
+from finetune.data.trees.ranges import ObjectRanges, Ranges
 from finetune.data.trees.tree import NoData, Walk, hidden, unreadable
 from zoo.errors import ZooError
 from zoo.store.object_store import ObjectInfo, ObjectMissing, ObjectStore
@@ -52,6 +53,12 @@ class BucketTree:
             raise unreadable(name, f"{self.url} has no such object") from None
         except ZooError as error:
             raise unreadable(name, error.message) from error
+
+    def ranges(self, name: str) -> Ranges:
+        try:
+            return ObjectRanges(self._store, name)
+        except ObjectMissing:
+            raise NoData(f"{self.url} has no object {name}") from None
 
     def read_index(self, name: str) -> bytes:
         try:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from finetune.data.source import BadRecord
+from finetune.data.trees.ranges import FileRanges, Ranges
 from finetune.data.trees.tree import NoData, Walk, hidden, unreadable
 from zoo.errors import PermissionDenied
 
@@ -37,6 +38,15 @@ class LocalTree:
             return (self.root / name).read_bytes()
         except OSError as error:
             raise unreadable(name, error.strerror or error) from None
+
+    def ranges(self, name: str) -> Ranges:
+        path = self.root / name
+        try:
+            return FileRanges(path)
+        except PermissionError:
+            raise PermissionDenied(f"{path} may not be read by this user") from None
+        except OSError as error:
+            raise NoData(f"{path} cannot be read: {error.strerror or error}") from None
 
     def read_index(self, name: str) -> bytes:
         path = self.root / name

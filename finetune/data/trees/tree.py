@@ -13,6 +13,7 @@ from typing import Protocol
 
 from finetune.data.image_header import UnreadableImage
 from finetune.data.source import BadRecord
+from finetune.data.trees.ranges import Ranges
 from zoo.errors import InvalidArgument, NotFound
 
 
@@ -68,6 +69,10 @@ class FileTree(Protocol):
 
     def read(self, name: str) -> bytes:
         """One file whole. Raises UnreadableImage naming it, e.g. when it has gone."""
+
+    def ranges(self, name: str) -> Ranges:
+        """A file to be read in parts. Raises NoData, MalformedData (one that is compressed in an archive), the store's
+        errors."""
 
     def read_index(self, name: str) -> bytes:
         """As `read` for a caption or label file, which no run can do without. Raises NoData, MalformedData,

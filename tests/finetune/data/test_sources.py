@@ -118,7 +118,8 @@ def test_what_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
         open_source(f"flickr:{tmp_path}")
     for location in ("photos", "csvv:x", ""):
         with pytest.raises(
-            UnknownSource, match="KIND:LOCATION with one of the kinds coco, csv, flickr, folder, jsonl, scenes"
+            UnknownSource,
+            match="KIND:LOCATION with one of the kinds coco, csv, flickr, folder, jsonl, scenes, tfrecord",
         ):
             open_source(location)
     with pytest.raises(InvalidArgument, match=r"data.language 'de' has no meaning for flickr:"):
