@@ -33,6 +33,7 @@ from zoo.store import default_store_url, open_store
 from zoo.store.object_store import ObjectMissing, ObjectStore
 from zoo.store_id import made_store_id
 from zoo.transfer import Sending, bytes_of, create_same
+from zoo.version_of_job import VersionOfJob
 
 
 class ForeignVersion(InvalidArgument):
@@ -107,13 +108,15 @@ class Catalog:
         files: Mapping[str, Path | FileHash],
         *,
         again: bool = False,
+        once_a_job: bool = False,
         on_bytes: OnBytes = nobody_listens,
     ) -> Published:
         """Makes `manifest` the next version of `name`, unless it already is the newest one (and not `again`).
 
         `files`: digest → local file, for every component or asset whose blob may not be in the store yet; a FileHash
         isn't hashed again while its file is unchanged. `on_bytes` is called with counts of bytes that were sent, or
-        needn't be, which add up to `bytes_of(manifest)`.
+        needn't be, which add up to `bytes_of(manifest)`. `once_a_job`: a version of this name whose lineage has the
+        manifest's job is returned as existing, whatever came after it, also when two publish that job at once.
         Raises InvalidName, UnstorableManifest, DeletedModel, StrangeFile, MissingBlob, WrongBytes, ChangedFile,
         UnsoundStore, SweepUnderway and the store's errors; whatever is raised, no name has changed its meaning (but for
         UnknownOutcome, which says that it may have).
@@ -125,11 +128,12 @@ class Catalog:
             raise UnstorableManifest(
                 f"the manifest for {name!r} has a value that JSON does not have: {error}"
             ) from None
-        decide = lifecycle.publication(digest, again=again)
+        of_job = VersionOfJob(self.manifest, manifest.lineage.job if once_a_job else None)
+        decide = lifecycle.publication(digest, again=again, is_published=of_job.is_in)
         state = self.logs.state(name)
         if lifecycle.creation(state) is None and decide(state) is None:
             on_bytes(bytes_of(manifest))
-            return _published(state, manifest, existing=True, sent=0)
+            return self._published(state, of_job.entry, manifest, existing=True, sent=0)
         sending = Sending(self.store, manifest, files, on_bytes=on_bytes)
         sending.check()
         self._before_writing()
@@ -137,7 +141,7 @@ class Catalog:
             sent = _send_all(intent, sending, manifest)
             self.logs.commit(name, lifecycle.creation)
             state, event = self.logs.commit(name, decide)
-        return _published(state, manifest, existing=event is None, sent=sent)
+        return self._published(state, of_job.entry, manifest, existing=event is None, sent=sent)
 
     def get(self, reference: str) -> ModelVersion:
         """The version that `reference` means now.
@@ -294,6 +298,13 @@ class Catalog:
             self.store, asset.digest, size=asset.bytes, chunks=asset.chunks, what=what, on_bytes=on_bytes
         )
 
+    def _published(
+        self, state: ModelState, earlier: VersionEntry | None, manifest: Manifest, *, existing: bool, sent: int
+    ) -> Published:
+        """`earlier`: the version that the job has published before, whose manifest may be another."""
+        version = self.load(state, earlier) if earlier else _model_version(state, state.versions[-1], manifest)
+        return Published(version=version, existing=existing, bytes_sent=sent)
+
     def _before_writing(self) -> None:
         """Makes the store's id, and refuses a bucket whose promises don't hold."""
         if self._may_write:
@@ -340,11 +351,6 @@ class Catalog:
 
     def _unknown(self, name: str) -> NotFound:
         return no_such_model(name, [other for other in self.logs.names() if other != name], self.store.url)
-
-
-def _published(state: ModelState, manifest: Manifest, *, existing: bool, sent: int) -> Published:
-    version = _model_version(state, state.versions[-1], manifest)
-    return Published(version=version, existing=existing, bytes_sent=sent)
 
 
 def _send_all(intent: HeldIntent, sending: Sending, manifest: Manifest) -> int:

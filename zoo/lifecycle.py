@@ -39,11 +39,16 @@ def creation(state: ModelState) -> Change | None:
     return Created() if state.seq == 0 or state.undelete_expired(datetime.now(UTC)) else None
 
 
-def publication(digest: str, *, again: bool) -> Decision:
-    """`digest` becomes the next version, unless it is the newest (and not `again`)."""
+def publication(
+    digest: str, *, again: bool, is_published: Callable[[ModelState], bool] = lambda state: False
+) -> Decision:
+    """`digest` becomes the next version, unless it is the newest (and not `again`), or it `is_published` for a reason
+    of the caller's: that is asked of the very state that the event will follow, so no rival can slip in between."""
 
     def decide(state: ModelState) -> Change | None:
         refuse_deleted(state)
+        if is_published(state):
+            return None
         if not again and state.newest and state.newest.digest == digest:
             return None
         return VersionPublished(version=state.last_number + 1, digest=digest)

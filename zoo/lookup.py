@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from zoo.errors import FailedPrecondition, NotFound
-from zoo.log import ModelState, VersionEntry
+from zoo.log import UNDELETE_DAYS, ModelState, VersionEntry
 from zoo.names import Reference
 
 _SOME = 10  # names or versions that a message lists
@@ -27,11 +28,11 @@ class DeletedModel(FailedPrecondition):
 
 def refuse_deleted(state: ModelState) -> None:
     if state.deleted:
-        raise DeletedModel(
-            f"model {state.name!r} was deleted on {state.deleted:%Y-%m-%d %H:%M} UTC",
-            hint=f"zoo undelete {state.name}",
-            name=state.name,
-        )
+        when, hint = f"on {state.deleted:%Y-%m-%d %H:%M} UTC", f"zoo undelete {state.name}"
+        if state.undelete_expired(datetime.now(UTC)):
+            when += f", more than {UNDELETE_DAYS} days ago"
+            hint = "publish it again: its name is free, its version numbers go on"
+        raise DeletedModel(f"model {state.name!r} was deleted {when}", hint=hint, name=state.name)
 
 
 def meant_entry(state: ModelState, reference: Reference) -> VersionEntry:

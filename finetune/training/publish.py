@@ -134,7 +134,8 @@ def export_child(
 
 def publish_export(catalog: Catalog, job: JobFolder, *, again: bool = False) -> Published:
     """Publishes `export/` under the spec's name. A job publishes at most once: a version that says it came from this
-    job is returned as existing, whoever published it. Raises NotExported, DamagedExport, the catalogue's errors."""
+    job is returned as existing, whoever published it, and the commit itself looks again (`once_a_job`). Raises
+    NotExported, DamagedExport, the catalogue's errors."""
     request = job.request()
     manifest = _exported_manifest(job)
     before = _published_before(catalog, request)
@@ -142,7 +143,7 @@ def publish_export(catalog: Catalog, job: JobFolder, *, again: bool = False) -> 
         return Published(version=before, existing=True, bytes_sent=0)
     marker = read_json(job.export_path) or {}
     files = {digest: job.export / name for digest, name in marker["files"].items()}
-    return catalog.publish(request.spec.name, manifest, files, again=again)
+    return catalog.publish(request.spec.name, manifest, files, again=again, once_a_job=True)
 
 
 def finish(catalog: Catalog, job: JobFolder, *, again: bool = False) -> dict[str, Any]:

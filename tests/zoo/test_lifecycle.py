@@ -89,10 +89,14 @@ class TestDeleting:
 
     def test_thirty_days(self, catalog: Catalog, tmp_path: Path) -> None:
         deleted_days_ago(catalog, 29.9)
-        with pytest.raises(DeletedModel):
+        with pytest.raises(DeletedModel) as recent:
             catalog.publish("m", *version(tmp_path, head=3))
+        assert recent.value.hint == "zoo undelete m"
         assert catalog.undelete("m").last_number == 2
         deleted_days_ago(catalog, 30.1)
+        with pytest.raises(DeletedModel, match="more than 30 days ago") as expired:
+            catalog.get("m")
+        assert "undelete" not in (expired.value.hint or "")
         with pytest.raises(UndeleteExpired, match="more than 30 days ago"):
             catalog.undelete("m")
 

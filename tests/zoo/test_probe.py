@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.zoo.broken_stores import ChecksThenWrites, ListLags, Overwrites, WalksFolders
+from tests.zoo.samples import faulty_store
+from zoo.pauses import Pauses
 from zoo.store import open_store
+from zoo.store import probe as probe_module
 from zoo.store.local import LocalStore
 from zoo.store.memory import MemoryStore
-from zoo.store.object_store import NoAnswer, StoreBusy
+from zoo.store.object_store import NoAnswer, ObjectExists, StoreBusy
 from zoo.store.probe import ReadOnlyStore, UnsoundStore, probe, require_sound
 from zoo.store.s3.errors import NotAllowed
 
@@ -144,3 +149,80 @@ def test_a_read_only_bucket_is_refused_for_writing(tmp_path: Path) -> None:
         require_sound(ReadOnly(), tmp_path, "id")
     assert caught.value.code == "PERMISSION_DENIED"
     assert cached(tmp_path) == []
+
+
+class WinnerHearsThatItLost(MemoryStore):
+    """A layer below sends a write again whose answer was lost, and meets its own."""
+
+    def create(self, key: str, data: bytes) -> None:
+        super().create(key, data)
+        if "/race-" in key:
+            raise ObjectExists(key)
+
+
+class NothingArrives(MemoryStore):
+    """The first requests of each race are lost on their way."""
+
+    def __init__(self, until: int) -> None:
+        super().__init__()
+        self.until = until
+        self.tried: Counter[str] = Counter()
+
+    def create(self, key: str, data: bytes) -> None:
+        if "/race-" in key:
+            self.tried[key] += 1
+            if self.tried[key] <= self.until:
+                raise NoAnswer(key)
+        super().create(key, data)
+
+
+class PutsArriveTwice(MemoryStore):
+    """One put whose answer was lost is sent again, and the first of the two arrives after the next put."""
+
+    late: bytes | None = None
+    done = False
+
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        if self.late is not None:
+            super().put(key, self.late)
+            self.late = None
+        elif not self.done and data == b"1":
+            self.late, self.done = data, True
+            raise NoAnswer(key)
+
+
+@pytest.mark.parametrize(
+    "make", [WinnerHearsThatItLost, lambda: NothingArrives(4), PutsArriveTwice], ids=["told lost", "nothing", "twice"]
+)
+def test_lost_answers_say_nothing_about_a_store(make: Callable[[], MemoryStore]) -> None:
+    report = probe(make())
+    assert report.is_sound, report.faults
+
+
+def test_a_store_that_never_answers_is_not_called_unsound() -> None:
+    with pytest.raises(NoAnswer, match="races for one key"):
+        probe(NothingArrives(10**6))
+
+
+class LosesThePut(MemoryStore):
+    def put(self, key: str, data: bytes) -> None:
+        super().put(key, data)
+        raise NoAnswer(key)
+
+
+def test_a_lost_answer_of_a_put_is_settled_by_reading() -> None:
+    assert probe(LosesThePut()).is_sound
+
+
+def test_a_faulty_network_never_makes_a_sound_store_unsound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probe_module, "Pauses", lambda **_: Pauses(first=0.0001, longest=0.0001))
+    answered = 0
+    for seed in range(150):
+        try:
+            report = probe(faulty_store(MemoryStore(), seed=seed, rate=0.15))
+        except (NoAnswer, StoreBusy):
+            continue  # that is said, and nothing remembered
+        answered += 1
+        assert report.is_sound, (seed, report.faults)
+    assert answered > 100

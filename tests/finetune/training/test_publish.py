@@ -22,6 +22,7 @@ from finetune.training.publish import (
     tensor_digests,
 )
 from tests.tiny import tiny_backbone_version, tiny_tensors
+from tests.zoo.samples import FailingStore
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog, ModelVersion
 from zoo.lineage import family
@@ -141,6 +142,28 @@ def test_a_job_publishes_at_most_once(tmp_path: Path, catalog: Catalog, parent: 
     assert (first.existing, second.existing, second.version.reference) == (False, True, "child@1")
     assert finish(catalog, folder)["reference"] == "child@1"
     assert [version.number for version in catalog.versions("child")] == [1, 2]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_two_supervisors_of_one_job_publish_it_once(
+    tmp_path: Path, catalog: Catalog, parent: ModelVersion, again: bool
+) -> None:
+    """The second has claimed the job, and publishes between the first one's look and its commit."""
+    folder = job(tmp_path / "j1")
+    export(folder, catalog, parent)
+    results: list[str] = []
+
+    def meanwhile(number: int, name: str, key: str, before: bool) -> None:
+        if before and name == "create" and key.startswith("models/child/log/") and not results:
+            results.append(publish_export(catalog, folder, again=again).version.reference)
+            other = job(tmp_path / "j2", "j2")
+            export(other, catalog, parent)
+            results.append(publish_export(catalog, other).version.reference)
+
+    stalled = Catalog(FailingStore(catalog.store, meanwhile), BlobCache(tmp_path / "other"))
+    assert finish(stalled, folder, again=again)["reference"] == "child@1"
+    assert results == ["child@1", "child@2"]
+    assert catalog.references("child") == results
 
 
 def test_nothing_is_published_before_the_export_is_complete(
