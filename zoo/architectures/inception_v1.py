@@ -120,6 +120,9 @@ FACTS = ArchitectureFacts(
             head=torch_dense("fc"),
             unused={"aux1.*": _AUXILIARY, "aux2.*": _AUXILIARY, **TORCH_UNUSED},
             arguments={"torch_padding": True},
+            # Resized to 256, then cropped. Values in (-1, 1) as in Slim, whose weights torchvision published: its own
+            # loader (transform_input) turns ImageNet's mean and deviation, which it asks of its users, back into that.
+            input_spec=_USUAL.model_copy(update={"fit": "shortest", "crop_fraction": 0.875}),
         ),
     },
     published=PublishedCount(
