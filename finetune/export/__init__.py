@@ -54,8 +54,13 @@ EXPORTERS: dict[str, Callable[[], Exporter]] = {
 }
 
 
-def exporter_of(kind: str) -> Exporter:
-    """The entry of a format. Raises UnknownFormat naming those there are."""
+def check_kind(kind: str) -> None:
+    """Raises UnknownFormat naming those there are."""
     if kind not in EXPORTERS:
         raise UnknownFormat(f"no export format {kind!r}; there are {', '.join(EXPORTERS)}", kind=kind[:200])
+
+
+def exporter_of(kind: str) -> Exporter:
+    """The entry of a format; its module imports TensorFlow. Raises UnknownFormat."""
+    check_kind(kind)
     return EXPORTERS[kind]()

@@ -12,7 +12,7 @@ from importlib.metadata import version as tool_version
 from pathlib import Path
 from typing import Any
 
-from finetune.export import exporter_of
+from finetune.export import check_kind, exporter_of
 from finetune.export.comparison import Comparison, compare
 from finetune.export.exporter import ExportOptions, InvalidOption, Written
 from finetune.export.folder import check_free, listed, whole_folder
@@ -45,13 +45,14 @@ def export(
         and was removed.
     """
     options = options or ExportOptions()
-    exporter = exporter_of(kind)
+    check_kind(kind)
     version = catalog.get(reference)
+    check_free(folder)
+    start_tensorflow()  # before an exporter's module imports it
+    exporter = exporter_of(kind)
     _check_options(kind, exporter.options, options)
     head = version.manifest.head
     exporter.check(head.kind if head else None, options)
-    check_free(folder)
-    start_tensorflow()
     from finetune.export.probe_images import probe_images
 
     source = ExportSource.load(catalog, version)

@@ -3,20 +3,21 @@
 Takes encoded images, string [B]. Gives float32 [B, height, width, 3] by an InputSpec. Next:
 `finetune.export.saved_model`.
 
-Differences from Pillow are measured by tests: none for JPEG (libjpeg-turbo with the accurate DCT on both sides) in
-colour and grey, none for PNG of 8 bits or fewer; 16-bit grey PNG may differ by a level.
+Measured by tests against Pillow: no difference for JPEG (libjpeg-turbo with the accurate DCT on both sides), PNG of 8
+bits and fewer, GIF and BMP; 16-bit grey PNG differs by one level of 255 at most.
 """
 
 from __future__ import annotations
 
 import tensorflow as tf
 
+from finetune.export.exif_graph import jpeg_orientation, upright
 from finetune.export.resampling import resize
 from zoo.input_spec import InputSpec
 
 NOTES = (
-    "The graph decodes JPEG, PNG, GIF (its first frame) and BMP; WebP is refused.",
-    "EXIF orientation is not read inside the graph: turn photos upright before sending them.",
+    "The graph decodes JPEG, PNG, GIF (its first frame) and BMP; opaque WebP where TensorFlow does (2.21).",
+    "A JPEG's EXIF orientation is followed, as in the zoo; a PNG's (rare) isn't read.",
     "The graph sets no limit to an image's size; put one in front of it.",
 )
 
@@ -42,19 +43,35 @@ def normalised(pixels_BHWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
 
 
 def decoded(data: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:
-    """uint8 [H, W, 3] of one encoded image, transparency composited on `background`."""
+    """uint8 [H, W, 3] of one encoded image, upright, its transparency composited on `background`."""
     is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.strings.substr(data, 0, 8) == b"\x89PNG\r\n\x1a\n"
     image_HWC = tf.case(
         [
-            (is_jpeg, lambda: tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")),
-            (is_png, lambda: _composited(tf.io.decode_png(data, channels=4), background)),
+            (is_jpeg, lambda: _jpeg(data)),
+            (is_png, lambda: _composited(_png(data), background)),
         ],
         default=lambda: tf.io.decode_image(data, channels=3, expand_animations=False),
         exclusive=True,
     )
     image_HWC.set_shape([None, None, 3])
     return image_HWC
+
+
+def _jpeg(data: tf.Tensor) -> tf.Tensor:
+    pixels_HWC = tf.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE")  # as libjpeg-turbo does for Pillow
+    return upright(pixels_HWC, jpeg_orientation(data))
+
+
+def _png(data: tf.Tensor) -> tf.Tensor:
+    """uint8 [H, W, 4]. Where a file has no transparency, TensorFlow (2.21) fills in the largest number of its bit depth
+    after the samples were spread to 8 bits: 1 or 15 instead of 255."""
+    seen_HW4 = tf.io.decode_png(data, channels=4)
+    depth = tf.cast(tf.io.decode_raw(tf.strings.substr(data, 24, 1), tf.uint8)[0], tf.int32)
+    filler = tf.bitwise.left_shift(1, tf.minimum(depth, 8)) - 1
+    filled = (depth < 8) & tf.reduce_all(tf.cast(seen_HW4[..., 3], tf.int32) == filler)
+    opaque_HW4 = tf.concat([seen_HW4[..., :3], tf.fill(tf.shape(seen_HW4[..., 3:]), tf.constant(255, tf.uint8))], -1)
+    return tf.cond(filled, lambda: opaque_HW4, lambda: seen_HW4)
 
 
 def _composited(seen_HW4: tf.Tensor, background: tuple[int, int, int]) -> tf.Tensor:

@@ -22,6 +22,8 @@ from zoo.cli.output import (
 )
 from zoo.cli.place import store_catalog
 
+_MEASURES = ("absolute", "relative", "tolerance")
+
 
 class ExportKind(StrEnum):
     SAVED_MODEL = "saved_model"
@@ -66,12 +68,16 @@ def _print_export(directory: Path, facts: dict[str, Any]) -> None:
         ]
     )
     rows = [
-        [row["signature"], row["output"], row["absolute"], row["relative"], row["tolerance"], _equal(row)]
+        [row["signature"], row["output"], *(_number(row[key]) for key in _MEASURES), _equal(row)]
         for row in facts["comparison"]["outputs"]
     ]
     print_table(("signature", "output", "largest difference", "relative", "allowed", "equal"), rows)
     for note in facts["notes"]:
         say(f"note: {note}")
+
+
+def _number(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2g}"
 
 
 def _equal(row: dict[str, Any]) -> str | None:
