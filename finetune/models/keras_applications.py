@@ -7,7 +7,7 @@ Preprocessing that Keras would put inside a network stays outside: it belongs to
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -20,6 +20,9 @@ from zoo.architectures.facts import ArchitectureFacts
 from zoo.errors import Internal
 from zoo.input_spec import InputSpec
 
+# What Keras appends to a block's name for the layer that gives its output, the last one first.
+_ENDINGS = ("", "_add", "_project_activation", "_project_bn", "_project_BN")
+
 Builder = Callable[[InputSpec, dict[str, JsonValue]], Body]
 
 
@@ -30,13 +33,21 @@ def _build(
     spec: InputSpec,
     arguments: dict[str, JsonValue],
 ) -> Body:
-    """The network without its output layer. The last endpoint is the feature map; Keras names what gives the others."""
+    """The network without its output layer. The last endpoint is the feature map, the others are layers or blocks."""
     if "width" in arguments:
         options = {**options, "alpha": float(str(arguments["width"]))}
     model = network(include_top=False, weights=None, input_shape=(spec.height, spec.width, 3), **options)
     *named, last = facts.endpoints
-    endpoints = {endpoint.name: model.get_layer(endpoint.name).output for endpoint in named}
+    layers = {layer.name: layer for layer in model.layers}
+    endpoints = {endpoint.name: _output(layers, endpoint.name) for endpoint in named}
     return Body(image=model.input, feature_map=model.output, endpoints={**endpoints, last.name: model.output})
+
+
+def _output(layers: Mapping[str, keras.Layer], name: str) -> Any:
+    for ending in _ENDINGS:
+        if name + ending in layers:
+            return layers[name + ending].output
+    raise Internal(f"Keras' network has no layer or block {name!r}")
 
 
 def _convnext(spec: InputSpec, arguments: dict[str, JsonValue]) -> Body:

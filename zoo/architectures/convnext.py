@@ -6,7 +6,7 @@ belongs to the network, in the paper and in Keras alike, with or without a class
 
 from __future__ import annotations
 
-from zoo.architectures.facts import ArchitectureFacts, Endpoint, KnownSource, NameMap, PublishedCount
+from zoo.architectures.facts import ArchitectureFacts, Endpoint, KnownSource, NameMap, PublishedCount, Target
 from zoo.architectures.keras_layers import Shapes, conv, dense, keras_dense, keras_names, layer_norm
 from zoo.input_spec import InputSpec
 
@@ -42,6 +42,24 @@ def _shapes() -> Shapes:
     return shapes | layer_norm(HEAD_NORM, inputs)
 
 
+def _keras_names(*, top: bool) -> dict[str, Target]:
+    """Keras 3's names. Without a classifier Keras gives the last LayerNorm no name of its own."""
+    norm = HEAD_NORM if top else "layer_normalization"
+    return {
+        name.replace(HEAD_NORM, norm) if name.startswith(HEAD_NORM) else name: target
+        for name, target in keras_names(_shapes()).items()
+    }
+
+
+def _names_of_keras_2(*, top: bool) -> dict[str, Target]:
+    """The names in the files that Keras Applications publish. A LayerScale's value is called there as TensorFlow calls
+    what has no name."""
+    return {
+        f"{name.removesuffix('gamma')}Variable" if "_layer_scale/" in name else name: target
+        for name, target in _keras_names(top=top).items()
+    }
+
+
 def _endpoints() -> tuple[Endpoint, ...]:
     channels = {f"stage_{stage}": (4 * 2**stage, channels) for stage, (_, channels) in enumerate(_STAGES)}
     found = []
@@ -66,9 +84,16 @@ FACTS = ArchitectureFacts(
     name_maps={
         "keras": NameMap(
             framework="keras",
-            backbone=lambda arguments: keras_names(_shapes()),
+            backbone=lambda arguments: _keras_names(top=True),
             head=keras_dense(f"{NETWORK}_head_dense"),
         ),
+        "keras-no-top": NameMap(framework="keras", backbone=lambda arguments: _keras_names(top=False)),
+        "keras-2": NameMap(
+            framework="keras",
+            backbone=lambda arguments: _names_of_keras_2(top=True),
+            head=keras_dense(f"{NETWORK}_head_dense"),
+        ),
+        "keras-2-no-top": NameMap(framework="keras", backbone=lambda arguments: _names_of_keras_2(top=False)),
     },
     published=PublishedCount(
         parameters=28_589_128, classes=1000, trainable_only=False, where="torchvision's convnext_tiny"

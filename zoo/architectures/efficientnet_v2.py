@@ -29,12 +29,6 @@ class Block:
     stride: int
     fused: bool
 
-    @property
-    def output_layer(self) -> str:
-        if self.stride == 1 and self.inputs == self.outputs:
-            return f"{self.name}_add"
-        return f"{self.name}_project_activation" if self.expansion == 1 else f"{self.name}_project_bn"
-
 
 def _blocks() -> Iterator[Block]:
     inputs = 32
@@ -72,7 +66,7 @@ def _endpoints() -> Iterator[Endpoint]:
     stride = 2
     for block in _blocks():
         stride *= block.stride
-        yield Endpoint(name=block.output_layer, stride=stride, channels=block.outputs)
+        yield Endpoint(name=block.name, stride=stride, channels=block.outputs)
 
 
 FACTS = ArchitectureFacts(

@@ -144,7 +144,7 @@ def _within(component: str, target: Target) -> Target:
 
 def _head(checkpoint: ForeignCheckpoint, name_map: NameMap) -> tuple[dict[str, Target], tuple[DenseLayer, ...]]:
     """Stored name → Target of the head: the map's own, or the dense chain that the checkpoint's topology describes."""
-    if name_map.head:
+    if any(stored in checkpoint.tensors for stored in name_map.head):
         return (
             {stored: _within("head", target) for stored, target in name_map.head.items()},
             (DenseLayer(name="logits", activation="softmax"),),

@@ -18,6 +18,7 @@ from zoo.architectures.facts import (
     KnownSource,
     NameMap,
     PublishedCount,
+    Target,
 )
 from zoo.architectures.keras_layers import (
     Shapes,
@@ -46,10 +47,6 @@ class Block:
     side: int
     stride: int
     squeeze: int = 0
-
-    @property
-    def adds(self) -> bool:
-        return self.stride == 1 and self.inputs == self.outputs
 
 
 # expansion, channels, repeats, stride of the first
@@ -165,13 +162,12 @@ def _shapes_v3(name: str, rows: tuple[_Row, ...], arguments: Arguments) -> Shape
     return shapes | conv("conv_1", 1, blocks[-1].outputs, last) | norm("conv_1_bn", last)
 
 
-def _endpoints(blocks: Iterator[Block], norm_of: str) -> Iterator[Endpoint]:
-    """Each block's output: a sum, or its last BatchNorm."""
+def _endpoints(blocks: Iterator[Block]) -> Iterator[Endpoint]:
+    """Each block's output, which is a sum or the last BatchNorm: that depends on the width."""
     stride = 2
     for block in blocks:
         stride *= block.stride
-        last = "add" if block.adds else f"project_{norm_of}"
-        yield Endpoint(name=f"{block.name}{last}", stride=stride, channels=block.outputs)
+        yield Endpoint(name=block.name.removesuffix("_"), stride=stride, channels=block.outputs)
 
 
 V2 = ArchitectureFacts(
@@ -182,7 +178,7 @@ V2 = ArchitectureFacts(
     feature_dim=lambda arguments: _last_v2(width_of(arguments, "mobilenet_v2")),
     endpoints=(
         Endpoint(name="Conv1_relu", stride=2, channels=32),
-        *_endpoints(_blocks_v2(1.0), "BN"),
+        *_endpoints(_blocks_v2(1.0)),
         Endpoint(name="out_relu", stride=32, channels=1280),
     ),
     parameters=2_257_984,
@@ -223,18 +219,22 @@ def _name_of_keras_2(name: str) -> str:
 def _maps_v3(shapes: Callable[[Arguments], Shapes]) -> dict[str, NameMap]:
     """Keras 3's and Keras 2's names, each at the two widths that there are weights for."""
     why = "Keras' classifier: its hidden layer is a hard-swish, which no head here has; import gives the backbone"
-    tops = {name: ("conv_2", "logits") if name == "keras" else ("Conv_2", "Logits") for name in ("keras", "keras-2")}
+
+    def named(arguments: Arguments) -> dict[str, Target]:
+        return keras_names(shapes(arguments))
+
+    def named_by_keras_2(arguments: Arguments) -> dict[str, Target]:
+        return {_name_of_keras_2(name): target for name, target in named(arguments).items()}
+
+    layouts = (("keras", named, ("conv_2", "logits")), ("keras-2", named_by_keras_2, ("Conv_2", "Logits")))
     return {
         layout if width == 1.0 else f"{layout}-{width:g}": NameMap(
             framework="keras",
-            backbone=lambda arguments, old=layout == "keras-2": {
-                _name_of_keras_2(name) if old else name: target
-                for name, target in keras_names(shapes(arguments)).items()
-            },
+            backbone=names,
             unused={f"{layer}/*": why for layer in top},
             arguments={"width": width},
         )
-        for layout, top in tops.items()
+        for layout, names, top in layouts
         for width in (1.0, 0.75)
     }
 
@@ -251,7 +251,7 @@ def _v3(
         tensor_shapes=shapes,
         feature_dim=lambda arguments: _last_v3(rows, width_of(arguments, name)),
         endpoints=(
-            *_endpoints(_blocks_v3(rows, 1.0), "bn"),
+            *_endpoints(_blocks_v3(rows, 1.0)),
             Endpoint(name="conv_1_activation", stride=32, channels=_last_v3(rows, 1.0)),
         ),
         parameters=parameters,

@@ -19,8 +19,6 @@ from zoo.importer import import_checkpoint
 from zoo.input_spec import InputSpec
 from zoo.tensors import write_safetensors
 
-LARGER = VARIANTS[1:]
-
 
 @pytest.fixture(scope="module")
 def seeded(shared: Path) -> Seeded:
@@ -43,7 +41,13 @@ def outputs(model: TaskModel, image_BHWC: np.ndarray) -> dict[str, np.ndarray]:
 
 # The port pads once and for all for its usual size; at that size the result must be the same, 260 pixels included.
 @pytest.mark.parametrize("library", ["timm", "pytorch"])
-@pytest.mark.parametrize("variant", LARGER, ids=lambda variant: variant.name)
+@pytest.mark.parametrize(
+    "variant",
+    [
+        pytest.param(variant, id=variant.name, marks=pytest.mark.slow if variant.depth > 1.2 else ())
+        for variant in VARIANTS[1:]
+    ],
+)
 def test_features_and_logits(variant: Variant, library: str, seeded: Seeded, tmp_path: Path) -> None:
     network = f"tf_{variant.name}.timm" if library == "timm" else f"{variant.name}.pytorch"
     model = imported(seeded.tensors(network), variant.size, tmp_path)
