@@ -20,7 +20,8 @@ the marker is gone and with it the sweep, and then 3 sees what it has left. A pu
 what it is going to send, too: a delete that is sent twice might hit what was sent in between.
 
 An intent lives for a day, by the store's clock; a publish that is past half of it at step 5 writes a new one and goes
-back to 2. One that a killed process left behind expires.
+back to 2. One that a killed process left behind expires. (What is left of that argument where a sweep's process is
+stopped for minutes within its step d: `zoo.sweep_marker`.)
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 from zoo.errors import Unavailable, ZooError
 from zoo.manifest import Digest, canonical_json
 from zoo.model_logs import UnknownOutcome
+from zoo.stopwatch import stopwatch
 from zoo.store.object_store import ObjectMissing, ObjectStore
 from zoo.sweep_marker import LIFE as MARKER_LIFE
 from zoo.sweep_marker import Marker, markers
@@ -95,7 +97,7 @@ class HeldIntent:
 
     def renew(self) -> None:
         """Writes it anew, for another day; `wait_for_sweeps` has to follow."""
-        self._started = time.monotonic()
+        self._started = stopwatch()
         key, now = f"{INTENTS}{secrets.token_hex(16)}.json", datetime.now(UTC)
         stored = _Stored(digests=self._digests, created=now, expires=now + timedelta(seconds=LIFE))
         create_same(
@@ -104,21 +106,21 @@ class HeldIntent:
         self._keys.append(key)
 
     def is_past_half(self) -> bool:
-        return time.monotonic() - self._started > LIFE / 2
+        return stopwatch() - self._started > LIFE / 2
 
     def wait_for_sweeps(self) -> None:
         """Returns when no live sweep marker condemns what this intent names. Raises SweepUnderway."""
         written = self._started
         offset: float | None = None  # the store's clock minus our stop-watch
-        began = time.monotonic()
+        began = stopwatch()
         while condemning := [marker for marker in markers(self._store) if marker.condemns(self._digests)]:
             if offset is None:
                 offset = self._store.stat(self._keys[-1]).modified - written
-            now = time.monotonic() + offset
+            now = stopwatch() + offset
             live = [marker for marker in condemning if not marker.is_expired(now)]
             if not live:
                 return
-            if time.monotonic() - began > 2 * MARKER_LIFE:
+            if stopwatch() - began > 2 * MARKER_LIFE:
                 raise _underway(live[0], self._store.url)
             time.sleep(_POLL)
 

@@ -3,13 +3,18 @@
 Takes digests. Gives markers with an age by the store's clock. Next: `zoo.gc` writes them, `zoo.intents` waits for them.
 
 A marker lives for a quarter of an hour. Whoever wrote it deletes nothing after half of that; whoever meets it needn't
-wait longer than the whole. So no clock but the store's and the processes' own stop-watches counts.
+wait longer than the whole. So no clock but the store's and the processes' own stop-watches counts, which go on while a
+machine sleeps.
+
+The limit of that: between the look at the watch and the delete's arrival lies one request. A process that is stopped
+right there for more than the other half, 7.5 minutes, and then goes on, still deletes; S3 has no delete that depends on
+anything but the bytes, which are the same when a publish has sent them again. It finds out when the delete returns
+(`is_over`), and tells of versions that have lost something.
 """
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -17,6 +22,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from zoo.manifest import Digest, canonical_json
+from zoo.stopwatch import stopwatch
 from zoo.store.object_store import ObjectMissing, ObjectStore
 from zoo.transfer import create_same
 
@@ -43,10 +49,14 @@ class Marker:
 @dataclass(frozen=True, kw_only=True)
 class OwnMarker:
     key: str
-    started: float  # by time.monotonic(), before it was written
+    started: float  # by the stopwatch, before it was written
 
     def is_past_half(self) -> bool:
-        return time.monotonic() - self.started > LIFE / 2
+        return stopwatch() - self.started > LIFE / 2
+
+    def is_over(self) -> bool:
+        """Whether a publish may have stopped waiting for it."""
+        return stopwatch() - self.started > LIFE
 
 
 class _Stored(BaseModel):
@@ -58,7 +68,7 @@ class _Stored(BaseModel):
 
 
 def write_marker(store: ObjectStore, digests: Iterable[str]) -> OwnMarker:
-    key, started = f"{MARKERS}{secrets.token_hex(16)}.json", time.monotonic()
+    key, started = f"{MARKERS}{secrets.token_hex(16)}.json", stopwatch()
     value = {"schema_version": 1, "lifetime": LIFE, "digests": sorted(digests)}
     create_same(store, key, canonical_json(value))
     return OwnMarker(key=key, started=started)

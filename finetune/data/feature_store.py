@@ -6,6 +6,7 @@ Takes a ShardFolder. Gives it the files that the store has and it hasn't, and th
 ```
 features/<set>/key.json            what the vectors are
 features/<set>/<sha256>.npy        create-only; named by its bytes, which are checked when it is fetched
+features/<set>/used.json           put anew once a day by who fetches: `zoo gc` removes sets that nobody uses
 ```
 
 It only saves time: a store that doesn't answer, or refuses, is told of once and then left alone. A set holds the
@@ -20,16 +21,19 @@ import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from finetune.data.feature_shards import ShardFolder
 from zoo.atomic_file import TEMPORARY, fsync_directory, make_directories, storage_error
 from zoo.errors import ZooError
+from zoo.feature_sets import FEATURES, feature_set, mark_used
 from zoo.store.object_store import ObjectExists, ObjectStore
 
 SWITCH = "MODELZOO_SHARE_FEATURES"  # 0 or off: the cache of this machine alone
 _OFF = ("0", "off", "no", "false")
+_MARK_EVERY = 24 * 3600.0  # seconds; far below the age at which a set goes, whatever the clocks differ by
 
 
 def shared_features(store: ObjectStore) -> FeatureStore | None:
@@ -46,6 +50,7 @@ class FeatureStore:
         self._store = store
         self._lock = threading.Lock()
         self._there: dict[str, set[str]] = {}  # set → names of its files in the store
+        self._last_use: dict[str, float] = {}  # set → seconds since the epoch, by the store's clock
         self._failed = False
         self.fetched: set[Path] = set()  # files that came from the store
 
@@ -74,11 +79,13 @@ class FeatureStore:
             )
 
     def _names(self, folder: ShardFolder) -> set[str]:
-        prefix = f"features/{folder.path.name}/"
-        if folder.path.name not in self._there:
-            keys = [info.key.removeprefix(prefix) for info in self._store.list(prefix)]
-            self._there[folder.path.name] = {name for name in keys if "/" not in name}
-        return self._there[folder.path.name]
+        name = folder.path.name
+        if name not in self._there:
+            found = feature_set(self._store, name)
+            keys = [info.key.removeprefix(f"{FEATURES}{name}/") for info in found.objects]
+            self._there[name] = {key for key in keys if "/" not in key}
+            self._last_use[name] = found.last_use
+        return self._there[name]
 
     def _fetch(self, folder: ShardFolder) -> None:
         wanted = {name for name in self._names(folder) if name.endswith(".npy")}
@@ -87,6 +94,8 @@ class FeatureStore:
             self._download(f"features/{folder.path.name}/{name}", path, name.removesuffix(".npy"))
         if wanted:
             folder.write_key()
+            if time.time() - self._last_use.get(folder.path.name, 0.0) > _MARK_EVERY:
+                mark_used(self._store, folder.path.name)
 
     def _download(self, key: str, path: Path, digest: str) -> None:
         make_directories(path.parent)

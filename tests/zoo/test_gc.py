@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,9 +13,10 @@ import pytest
 from tests.zoo.interleaving import Turns
 from tests.zoo.samples import FailingStore, contents, new_catalog, version
 from zoo import gc as gc_module
-from zoo import intents, live_digests, transfer
+from zoo import intents, live_digests, sweep_marker, transfer
 from zoo.cache import blob_key
 from zoo.catalog import Catalog, Published
+from zoo.feature_sets import feature_sets, mark_used
 from zoo.gc import GcReport, gc
 from zoo.intents import INTENTS, HeldIntent, held_intent
 from zoo.live_digests import LiveDigests
@@ -118,9 +118,9 @@ class TestWhatGoes:
         store.create("jobs/1/spec.json", b"{}")
         marker = write_marker(store, ["sha256:" + "a" * 64])
         assert counts(gc(catalog)) == {}
-        assert counts(gc(catalog, now=ALL_OLD)) == {"leftovers": 2, "markers": 1, "probes": 1}
+        assert counts(gc(catalog, now=ALL_OLD)) == {"leftovers": 3, "markers": 1, "probes": 1}
         assert not list(store.list(MARKERS)), marker
-        assert sorted(path.parent.name for path in (tmp_path / "store").rglob(".tmp-*")) == ["1", "x"]
+        assert sorted(path.parent.name for path in (tmp_path / "store").rglob(".tmp-*")) == ["1"]
         assert store.read("jobs/1/spec.json") == b"{}"
 
     def test_old_snapshots_and_hints(self, catalog: Catalog) -> None:
@@ -134,6 +134,60 @@ class TestWhatGoes:
         snapshots = [info.key[-8:-5] for info in catalog.store.list("models/m/snapshot/")]
         assert snapshots == ["300", "400"]
         assert new_catalog(catalog.store, Path("unused")).logs.state("m").seq == 400
+
+
+class TestFeatures:
+    """Vectors that machines share: a set goes as a whole, 30 days after its last use."""
+
+    def store(self, *, days: dict[str, float]) -> MemoryStore:
+        store = MemoryStore()
+        for name, age in days.items():
+            for file in ("key.json", "a" * 64 + ".npy", "b" * 64 + ".npy"):
+                key = f"features/{name}/{file}"
+                store.create(key, b"12345")
+                store._objects[key] = (b"12345", store._objects[key][1] - age * 24 * 3600)
+        return store
+
+    def test_what_nobody_uses_goes(self, tmp_path: Path) -> None:
+        store = self.store(days={"old": 31, "new": 29, "used": 90})
+        mark_used(store, "used")
+        before = contents(store)
+        planned = gc(new_catalog(store, tmp_path), dry_run=True)
+        assert contents(store) == before
+        assert counts(planned) == {"features": 3}
+        [unused] = planned.feature_sets
+        assert (unused.name, unused.objects, unused.bytes) == ("old", 3, 15)
+        assert timedelta(days=30) < datetime.now(UTC) - unused.last_use < timedelta(days=32)
+        done = gc(new_catalog(store, tmp_path))
+        assert done.removed == planned.removed
+        assert sorted(found.name for found in feature_sets(store)) == ["new", "used"]
+        assert set(contents(store)) == {key for key in before if not key.startswith("features/old/")}
+        assert counts(gc(new_catalog(store, tmp_path), features_kept=timedelta(days=28))) == {"features": 3}
+
+    def test_a_use_since_it_was_listed_saves_it(self, tmp_path: Path) -> None:
+        store = self.store(days={"old": 31})
+
+        def use(number: int, name: str, key: str, before: bool) -> None:
+            if not before and name == "list" and key == "features/old/":
+                mark_used(store, "old")
+
+        assert counts(gc(new_catalog(FailingStore(store, use), tmp_path))) == {}
+        assert len(contents(store)) == 4
+
+    def test_the_key_goes_last(self, tmp_path: Path) -> None:
+        """One that is cut short leaves a set that says what it is of."""
+        store = self.store(days={"old": 31})
+
+        class Cut(Exception):
+            pass
+
+        def cut(number: int, name: str, key: str, before: bool) -> None:
+            if before and name == "delete" and key.endswith(".json") and key.startswith("features/"):
+                raise Cut
+
+        with pytest.raises(Cut):
+            gc(new_catalog(FailingStore(store, cut), tmp_path))
+        assert list(contents(store)) == ["features/old/key.json"]
 
 
 class TestRefusals:
@@ -196,7 +250,7 @@ class TestWhileItRuns:
                 assert clock[0] - at[-1][0] <= LIFE / 2
                 clock[0] += LIFE / 5
 
-        monkeypatch.setattr("zoo.sweep_marker.time", SimpleNamespace(monotonic=lambda: clock[0]))
+        monkeypatch.setattr(sweep_marker, "stopwatch", lambda: clock[0])
         monkeypatch.setattr(gc_module, "_THREADS", 1)
         for number in range(10):
             store.create(blob_key(f"sha256:{number:064x}"), b"x")
@@ -204,6 +258,47 @@ class TestWhileItRuns:
         assert counts(report) == {"blobs": 10}
         assert len(at) > 3
         assert list(store.list(MARKERS)) == []
+
+    def test_what_was_sent_again_since_it_was_condemned_stays(self, tmp_path: Path) -> None:
+        """By somebody who doesn't know of markers, or no longer of this one."""
+        store, digest = MemoryStore(), "sha256:" + "a" * 64
+        key = blob_key(digest)
+        store.create(key, b"12345")
+        store._objects[key] = (b"12345", store._objects[key][1] - 2 * 24 * 3600)
+
+        def send(number: int, name: str, about: str, before: bool) -> None:
+            if before and name == "stat" and about == key:
+                store.put(key, b"12345")
+
+        report = gc(new_catalog(FailingStore(store, send), tmp_path))
+        assert (counts(report), report.kept) == ({}, {"late": 1})
+        assert store.read(key) == b"12345"
+
+    @pytest.mark.parametrize("named", [False, True])
+    def test_a_delete_that_came_too_late_is_told_of(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: bool
+    ) -> None:
+        """The process is stopped between its last look and the delete, until nobody waits for it any more; then a
+        publish skips the blob, since it is there."""
+        manifest, files = version(tmp_path)
+        digest, store, clock = manifest.components[0].digest, MemoryStore(), [0.0]
+        store.create(blob_key(digest), files[digest].read_bytes())
+
+        def stop(number: int, name: str, key: str, before: bool) -> None:
+            if before and name == "delete" and key == blob_key(digest):
+                clock[0] += LIFE + 1
+                for marker in list(store.list(MARKERS)):
+                    store._objects[marker.key] = (store._objects[marker.key][0], marker.modified - LIFE - 1)
+                if named:
+                    new_catalog(store, tmp_path / "publisher").publish("m", manifest, files)
+
+        monkeypatch.setattr(sweep_marker, "stopwatch", lambda: clock[0])
+        report = gc(new_catalog(FailingStore(store, stop), tmp_path), grace=NO_GRACE)
+        assert report.removed["blobs"].count == 1
+        assert len(report.problems) == named
+        for problem in report.problems:
+            assert blob_key(digest) in problem
+            assert f"publish again what names {digest}" in problem
 
     def test_a_publish_waits_for_a_sweep_that_condemns_what_it_needs(self, tmp_path: Path) -> None:
         store = MemoryStore()
@@ -242,8 +337,7 @@ class TestWhileItRuns:
                 seen.append(len(list(store.list(INTENTS))))
 
         store = MemoryStore()
-        fake = SimpleNamespace(monotonic=lambda: clock[0], sleep=lambda seconds: None)
-        monkeypatch.setattr(intents, "time", fake)
+        monkeypatch.setattr(intents, "stopwatch", lambda: clock[0])
         new_catalog(FailingStore(store, tick), tmp_path).publish("m", *version(tmp_path))
         assert seen == [1, 2]  # looked again under the second intent
         assert list(store.list(INTENTS)) == []
@@ -297,7 +391,7 @@ class Once(LiveDigests):
 
 Schedule = tuple[str, str, dict[str, list[int]]]
 PUBLISH_CALLS = 24  # at least as many as there are
-SWEEP_CALLS = 17  # up to the end of the sweep itself
+SWEEP_CALLS = 21  # up to the end of the sweep itself
 
 
 class TestBesideAPublish:
@@ -340,7 +434,7 @@ class TestBesideAPublish:
         for schedule in self.schedules(tmp_path):
             store, (first, second, pauses) = self.store(tmp_path), schedule
             turns = Turns(first, second, pauses=pauses)
-            pass_on = SimpleNamespace(monotonic=time.monotonic, sleep=lambda _, t=turns: t.pass_on("publish"))
+            pass_on = SimpleNamespace(sleep=lambda _, t=turns: t.pass_on("publish"))
             monkeypatch.setattr(intents, "time", pass_on)
             publisher = new_catalog(turns.store("publish", store), tmp_path)
             sweeper = new_catalog(turns.store("sweep", store), tmp_path / "other")

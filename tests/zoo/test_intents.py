@@ -149,7 +149,8 @@ class TestMarkers:
             marker = write_marker(store, [A])
             store._objects[marker.key] = (store._objects[marker.key][0], began + clock[0])
 
-        monkeypatch.setattr(intents_module, "time", SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep))
+        monkeypatch.setattr(intents_module, "time", SimpleNamespace(sleep=sleep))
+        monkeypatch.setattr(intents_module, "stopwatch", lambda: clock[0])
         intent = HeldIntent(store, frozenset({A}))
         write_marker(store, [A])
         with pytest.raises(SweepUnderway, match="gc/"):

@@ -85,21 +85,31 @@ def undelete(
 def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
     grace: Annotated[float, typer.Option("--grace", metavar="HOURS", min=0, help="Younger bytes are kept.")] = 24.0,
+    keep_features: Annotated[
+        float, typer.Option("--keep-features", metavar="DAYS", min=0, help="Shared features used since are kept.")
+    ] = 30.0,
     store: StoreOption = None,
     format: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
-    """Remove bytes that no version names, and what interrupted writes left behind."""
+    """Remove bytes that no version names, what interrupted writes left behind, and features that nobody uses."""
+    from zoo.describe import rfc3339
     from zoo.gc import gc as collect
 
-    report = collect(store_catalog(store, "gc"), dry_run=dry_run, grace=timedelta(hours=grace))
+    catalog = store_catalog(store, "gc")
+    kept = timedelta(days=keep_features)
+    report = collect(catalog, dry_run=dry_run, grace=timedelta(hours=grace), features_kept=kept)
     if format is Format.JSON:
-        print_json(asdict(report) | {"bytes": report.bytes})
+        features = [asdict(unused) | {"last_use": rfc3339(unused.last_use)} for unused in report.feature_sets]
+        print_json(asdict(report) | {"bytes": report.bytes, "feature_sets": features})
     else:
         print_table(
             ("would remove" if dry_run else "removed", "objects", "bytes"),
             [[kind, tally.count, tally.bytes] for kind, tally in sorted(report.removed.items())],
         )
+        if report.feature_sets:
+            rows = [[f.name, f.objects, f.bytes, rfc3339(f.last_use)] for f in report.feature_sets]
+            print_table(("unused features", "objects", "bytes", "last used"), rows)
         print_fields([("in all", size_text(report.bytes)), *((f"kept: {why}", n) for why, n in report.kept.items())])
     for problem in report.problems:
         say(f"problem: {problem}")

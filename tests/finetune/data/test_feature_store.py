@@ -11,6 +11,7 @@ from finetune.data.feature_shards import ShardFolder
 from finetune.data.feature_store import FeatureStore, shared_features
 from finetune.data.features import FeatureArray, FeatureCache
 from tests.finetune.data.test_features import DIM, LIMIT, SCENES, MeanBackbone
+from zoo.feature_sets import feature_sets
 from zoo.store import open_store
 from zoo.store.faulty import FaultPlan, FaultyStore
 from zoo.store.memory import MemoryStore
@@ -73,6 +74,34 @@ def test_shards_of_earlier_versions_are_shared_under_the_name_of_their_bytes(tmp
     assert f"{shard.parent.name}/{shard.name}" in "\n".join(objects(store))
     assert len(list((tmp_path / "a").glob("*/*.npy"))) == 2
     assert fill(tmp_path / "b", store, MeanBackbone()).computed == 0
+
+
+def test_who_fetches_says_so_once_a_day(tmp_path: Path) -> None:
+    store = MemoryStore()
+    fill(tmp_path / "a", store, MeanBackbone())
+    [one] = feature_sets(store)
+    fill(tmp_path / "b", store, MeanBackbone())
+    assert f"features/{one.name}/used.json" not in objects(store)  # its vectors came today
+    for info in one.objects:
+        store._objects[info.key] = (store._objects[info.key][0], info.modified - 3 * 24 * 3600)
+    fill(tmp_path / "c", store, MeanBackbone())
+    assert f"features/{one.name}/used.json" in objects(store)
+    [used] = feature_sets(store)
+    assert used.last_use > one.last_use
+    assert fill(tmp_path / "d", store, MeanBackbone()).computed == 0
+    before = store.stat(f"features/{one.name}/used.json").modified
+    fill(tmp_path / "e", store, MeanBackbone())
+    assert store.stat(f"features/{one.name}/used.json").modified == before
+
+
+def test_who_may_not_write_still_fetches(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    inner = MemoryStore()
+    fill(tmp_path / "a", inner, MeanBackbone())
+    for info in list(inner.list("features/")):
+        inner._objects[info.key] = (inner._objects[info.key][0], info.modified - 3 * 24 * 3600)
+    store = FaultyStore(inner, FaultPlan(unavailable=1, methods=frozenset({"put"})))
+    assert fill(tmp_path / "b", store, MeanBackbone()).computed == 0
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("method", ["list", "download", "create_from_file"])
