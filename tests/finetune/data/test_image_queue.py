@@ -162,22 +162,23 @@ def test_a_stop_from_elsewhere_wakes_the_consumer() -> None:
 
 def test_a_decode_that_takes_ten_seconds_keeps_no_stopped_process() -> None:
     code = """
-import time
+import threading, time
 from tests.finetune.data.test_image_queue import Numbers, queue
+began = threading.Event()
 def slow(data, place):
-    print("decoding", flush=True)
+    began.set()
     time.sleep(10)
-running = queue(Numbers(), decode=slow).__enter__()
-while True:
+with queue(Numbers(), decode=slow) as running:
     try:
+        began.wait()
+        print("decoding", flush=True)
         next(running)
     except KeyboardInterrupt:
-        running.close()
-        break
+        pass
 """
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("decoding")
+        assert process.stdout.readline() == "decoding\n"
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         try:
