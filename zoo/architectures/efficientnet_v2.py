@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from zoo.architectures.facts import ArchitectureFacts, Endpoint, KnownSource, NameMap, PublishedCount
+from zoo.architectures.facts import ArchitectureFacts, Endpoint, NameMap, PublishedCount
 from zoo.architectures.keras_layers import Shapes, conv, depthwise, keras_names, norm
+from zoo.architectures.publishers import keras
 from zoo.input_spec import InputSpec
 
 # expansion, channels, repeats, stride of the first, fused (one 3 × 3 convolution in place of two and the depthwise one)
@@ -90,5 +91,5 @@ FACTS = ArchitectureFacts(
     published=PublishedCount(
         parameters=7_139_704, classes=1000, trainable_only=True, where="timm's tf_efficientnetv2_b0, 7.1 million"
     ),
-    sources=(KnownSource(door="keras", name="EfficientNetV2B0", top_1=78.7),),
+    sources=(keras("EfficientNetV2B0", 78.7),),
 )

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
+from zoo.architectures.publishers import hub, keras, slim, timm
 from zoo.architectures.units import (
     SLIM_UNUSED,
     STATISTICS,
@@ -236,5 +237,12 @@ FACTS = ArchitectureFacts(
     },
     published=PublishedCount(
         parameters=55_873_736, classes=1000, trainable_only=False, where="Keras Applications' table of models"
+    ),
+    sources=(
+        keras("InceptionResNetV2", 80.3),
+        hub("inception_resnet_v2", 80.4),
+        timm("inception_resnet_v2.tf_in1k", 80.462, size=299, crop=0.8975),
+        timm("inception_resnet_v2.tf_ens_adv_in1k", 79.978, size=299, crop=0.8975, recipe={"adversarial": True}),
+        slim("inception_resnet_v2_2016_08_30", 80.4),
     ),
 )

@@ -17,6 +17,7 @@ from zoo.architectures.facts import (
     Shape,
     Target,
 )
+from zoo.architectures.publishers import hub, slim
 from zoo.architectures.units import (
     SLIM_UNUSED,
     TORCH_UNUSED,
@@ -131,5 +132,9 @@ FACTS = ArchitectureFacts(
         trainable_only=True,
         extra=sum(unit.outputs for unit in UNITS),  # its gammas
         where="torchvision's GoogLeNet_Weights.IMAGENET1K_V1, without the auxiliary classifiers",
+    ),
+    sources=(
+        hub("inception_v1", 69.8),
+        slim("inception_v1_2016_08_28", 69.8),
     ),
 )

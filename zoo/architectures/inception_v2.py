@@ -8,6 +8,7 @@ gamma, then relu.
 from __future__ import annotations
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
+from zoo.architectures.publishers import hub, slim
 from zoo.architectures.units import SLIM_UNUSED, Unit, slim_logits, slim_names, unit_shapes
 from zoo.input_spec import InputSpec
 
@@ -125,5 +126,9 @@ FACTS = ArchitectureFacts(
     name_maps={"slim": _slim(gamma=False), "slim-gamma": _slim(gamma=True)},
     published=PublishedCount(
         parameters=10_173_112, classes=0, trainable_only=False, where="TF-Slim's own test, inception_v2_test.py"
+    ),
+    sources=(
+        hub("inception_v2", 73.9),
+        slim("inception_v2_2016_08_28", 73.9),
     ),
 )

@@ -8,6 +8,7 @@ convolution without bias, then a BatchNorm without gamma, then relu.
 from __future__ import annotations
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
+from zoo.architectures.publishers import hub, keras, slim, timm
 from zoo.architectures.units import (
     SLIM_UNUSED,
     STATISTICS,
@@ -109,6 +110,8 @@ def _keras_names(first: int) -> dict[str, Target]:
     return names
 
 
+_RECIPE = {"label_smoothing": 0.1}  # of TensorFlow's weights, as the paper says
+
 FACTS = ArchitectureFacts(
     name="inception_v3",
     paper="Szegedy et al. 2015, Rethinking the Inception Architecture for Computer Vision, arXiv:1512.00567",
@@ -167,5 +170,12 @@ FACTS = ArchitectureFacts(
     },
     published=PublishedCount(
         parameters=23_851_784, classes=1000, trainable_only=False, where="Keras Applications' table of models"
+    ),
+    sources=(
+        keras("InceptionV3", 77.9),
+        hub("inception_v3", 78.0, _RECIPE),
+        timm("inception_v3.tf_in1k", 77.862, size=299, crop=0.875, recipe=_RECIPE),
+        timm("inception_v3.tf_adv_in1k", 77.592, size=299, crop=0.875, recipe={"adversarial": True}),
+        slim("inception_v3_2016_08_28", 78.0, _RECIPE),
     ),
 )

@@ -9,6 +9,7 @@ the two agree on images of any size, and neither argument nor other input range 
 from __future__ import annotations
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape
+from zoo.architectures.publishers import slim, timm
 from zoo.architectures.units import (
     SLIM_UNUSED,
     TORCH_UNUSED,
@@ -161,5 +162,9 @@ FACTS = ArchitectureFacts(
         trainable_only=True,
         where="timm's inception_v4",
         extra=sum(unit.outputs for unit in UNITS),  # the gammas of timm's BatchNorms
+    ),
+    sources=(
+        timm("inception_v4.tf_in1k", 80.156, size=299, crop=0.875),
+        slim("inception_v4_2016_09_09", 80.2),
     ),
 )

@@ -30,6 +30,7 @@ from zoo.architectures.keras_layers import (
     norm,
     width_of,
 )
+from zoo.architectures.publishers import keras
 from zoo.errors import Internal
 from zoo.input_spec import InputSpec
 
@@ -199,7 +200,7 @@ V2 = ArchitectureFacts(
     published=PublishedCount(
         parameters=3_538_984, classes=1000, trainable_only=False, where="Keras Applications' table of models"
     ),
-    sources=(KnownSource(door="keras", name="MobileNetV2", top_1=71.3),),
+    sources=(keras("MobileNetV2", 71.3),),
 )
 
 
@@ -277,7 +278,7 @@ V3_SMALL = _v3(
         where="torchvision's mobilenet_v3_small",
         extra=577 * 1024 + 1025 * 1000,  # the classifier: 576 → 1024 → 1000
     ),
-    source=KnownSource(door="keras", name="MobileNetV3Small", top_1=68.1),
+    source=keras("MobileNetV3Small", 68.1),
 )
 V3_LARGE = _v3(
     "large",
@@ -291,5 +292,5 @@ V3_LARGE = _v3(
         where="torchvision's mobilenet_v3_large",
         extra=961 * 1280 + 1281 * 1000,  # the classifier: 960 → 1280 → 1000
     ),
-    source=KnownSource(door="keras", name="MobileNetV3Large", top_1=75.6),
+    source=keras("MobileNetV3Large", 75.6),
 )

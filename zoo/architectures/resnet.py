@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from zoo.architectures.facts import ArchitectureFacts, Endpoint, KnownSource, NameMap, PublishedCount
+from zoo.architectures.facts import ArchitectureFacts, Endpoint, NameMap, PublishedCount
 from zoo.architectures.keras_layers import Shapes, conv, keras_dense, keras_names, norm
+from zoo.architectures.publishers import keras
 from zoo.input_spec import InputSpec
 
 # stage, filters, blocks; each block gives four times the filters.
@@ -86,7 +87,7 @@ FACTS = ArchitectureFacts(
     published=PublishedCount(
         parameters=25_636_712, classes=1000, trainable_only=False, where="Keras Applications' table of models"
     ),
-    sources=(KnownSource(door="keras", name="ResNet50", top_1=74.9),),
+    sources=(keras("ResNet50", 74.9),),
 )
 
 FACTS_V2 = ArchitectureFacts(
@@ -114,5 +115,5 @@ FACTS_V2 = ArchitectureFacts(
     published=PublishedCount(
         parameters=25_613_800, classes=1000, trainable_only=False, where="Keras Applications' table of models"
     ),
-    sources=(KnownSource(door="keras", name="ResNet50V2", top_1=76.0),),
+    sources=(keras("ResNet50V2", 76.0),),
 )

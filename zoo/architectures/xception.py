@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
+from zoo.architectures.publishers import keras
 from zoo.architectures.units import TORCH_UNUSED, torch_dense
 from zoo.input_spec import InputSpec
 
@@ -164,4 +165,5 @@ FACTS = ArchitectureFacts(
     published=PublishedCount(
         parameters=22_910_480, classes=1000, trainable_only=False, where="Keras Applications' table of models"
     ),
+    sources=(keras("Xception", 79.0),),
 )
