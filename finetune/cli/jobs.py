@@ -61,10 +61,27 @@ class LocalJobs:
         self._store = store
 
     def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]:
+        """Newest first; of a store that isn't on this disk also the jobs that only it knows, marked `elsewhere`."""
+        from finetune.jobs.adopt import is_elsewhere
+
+        own: list[dict[str, Any]] = []
         page = self._queue.list(name=name)
         while page:
-            yield from (job.to_json() for job in page)
+            own += [job.to_json() for job in page]
             page = self._queue.list(name=name, before=(page[-1].created, page[-1].id))
+        if not is_elsewhere(self._store):
+            yield from own
+            return
+        from finetune.jobs.elsewhere import jobs_elsewhere
+
+        ids = {job["id"] for job in own}
+        found = jobs_elsewhere(self._store, name=name, is_known=ids.__contains__)
+        for problem in found.problems:
+            say(f"note: {problem}")
+        if found.left_out:
+            say(f"note: {found.left_out} older jobs of other machines are left out; finetune get shows any by its id")
+        both = [job | {"elsewhere": False} for job in own] + [job | {"elsewhere": True} for job in found.jobs]
+        yield from sorted(both, key=lambda job: (job["created"], job["id"]), reverse=True)
 
     def get_job(self, job_id: str) -> dict[str, Any]:
         from finetune.jobs.adopt import is_elsewhere, read_job, stored_job_json
@@ -79,6 +96,18 @@ class LocalJobs:
             return stored_job_json(self._store, found)
 
     def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]:
+        from finetune.jobs.adopt import is_elsewhere
+        from finetune.jobs.job import UnknownJob
+
+        try:
+            self._queue.get(job_id)
+        except UnknownJob:
+            if not is_elsewhere(self._store):
+                raise
+            from finetune.jobs.elsewhere import watch_elsewhere
+
+            yield from watch_elsewhere(self._store, job_id, after_cursor=after_cursor)
+            return
         while True:
             job = self._queue.get(job_id)  # before its events, so that none is missed when it has ended
             for event in self._queue.events(job_id, after=after_cursor):
@@ -134,10 +163,12 @@ def list_(
     if output is Format.JSON:
         print_json(found)
         return
-    print_table(
-        ["job", "model", "state", "step", "created"],
-        [[job["id"], job["name"], job["state"], _step(job), job["created"]] for job in found],
-    )
+    columns = ["job", "model", "state", "step", "created"]
+    rows = [[job["id"], job["name"], job["state"], _step(job), job["created"]] for job in found]
+    if any(job.get("elsewhere") for job in found):
+        columns.append("where")
+        rows = [[*row, "elsewhere" if job.get("elsewhere") else "here"] for row, job in zip(rows, found, strict=True)]
+    print_table(columns, rows)
 
 
 def get(

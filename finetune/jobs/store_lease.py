@@ -31,6 +31,7 @@ from zoo.names import key_segment
 from zoo.store.object_store import NoAnswer, ObjectExists, ObjectMissing, ObjectStore, StoreBusy
 
 STORE_LEASE_SECONDS = 60.0  # a machine's queue has shorter ones; a bucket is slower, and asked less often
+NAMES = "job-index/names/"
 _TRIES = 6  # while the outcome of a claim is unknown
 _JOB_ID = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9a-f]{8}")  # as JobQueue.create makes them
 _CLAIM_KEY = re.compile(r"/claims/([0-9]{6})\.json\Z")
@@ -76,7 +77,7 @@ def open_index_key(job_id: str) -> str:
 
 
 def name_index_prefix(name: str) -> str:
-    return f"job-index/names/{key_segment(name)}/"
+    return f"{NAMES}{key_segment(name)}/"
 
 
 def newest_job(store: ObjectStore, name: str) -> str | None:
@@ -89,9 +90,14 @@ def open_jobs(store: ObjectStore) -> Iterator[str]:
     return _ids(store, "job-index/open/")
 
 
+def job_ids(store: ObjectStore, name: str | None = None) -> Iterator[str]:
+    """The ids of all jobs that were ever claimed, or of those that publish to the model `name`; in no order."""
+    return _ids(store, name_index_prefix(name) if name is not None else NAMES)
+
+
 def _ids(store: ObjectStore, prefix: str) -> Iterator[str]:
     """An id becomes a folder's name here, so a stranger's key is none."""
-    names = (info.key.removeprefix(prefix) for info in store.list(prefix))
+    names = (info.key.rpartition("/")[2] for info in store.list(prefix))
     return (name for name in names if _JOB_ID.fullmatch(name))
 
 
