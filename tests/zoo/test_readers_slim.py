@@ -32,7 +32,6 @@ from zoo.readers.slim_index import shard_bytes
 from zoo.restore_report import IncompleteRestore
 from zoo.store.memory import MemoryStore
 
-
 SMALL = {
     "Net/layer/weights": np.arange(24, dtype=np.float32).reshape(6, 4),
     "Net/layer/biases": np.array([0.5, -2.0], np.float32),
