@@ -24,7 +24,8 @@ class ServerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_roots: dict[str, Path] = {}  # name → folder; requests name data below them, and nothing else on the disk
+    # name → folder, or s3://BUCKET/PREFIX; requests name data below them, and nothing else on the disk or in buckets
+    data_roots: dict[str, str] = {}
     queue: str | None = None  # database URL of the jobs; None: finetune.jobs.tables.default_queue_url
     token_file: Path | None = None  # None: in the data home, by port
     max_running_jobs: Annotated[int, Field(ge=0, le=64)] = 1  # 0: this server takes jobs and runs none
@@ -51,6 +52,6 @@ class ServerConfig(BaseModel):
             known = ", ".join(sorted(cls.model_fields))
             raise InvalidConfig(f"the server's configuration {path}: {faults}; known keys: {known}") from None
         for name, root in config.data_roots.items():
-            if not root.is_dir():
+            if not root.startswith("s3://") and not Path(root).is_dir():
                 raise InvalidConfig(f"the server's configuration {path}: data root {name!r} is no folder: {root}")
         return config

@@ -10,7 +10,6 @@ import binascii
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from finetune.jobs.job import Job, JobEvent
@@ -18,7 +17,7 @@ from finetune.recipes import overlaid, resolve
 from finetune.spec import InvalidSpec, JobSpec
 from finetune.wire import from_struct, to_struct, to_timestamp
 from protos.modelzoo.v1 import catalog_pb2, finetune_pb2
-from server.data_roots import known_location, known_split, server_location, server_split
+from server.data_roots import Roots, known_location, known_split, server_location, server_split
 from zoo.catalog import ModelVersion
 from zoo.describe import describe
 from zoo.errors import InvalidArgument
@@ -32,7 +31,7 @@ class InvalidPage(InvalidArgument):
     """A page size or page token that no answer of this server gave."""
 
 
-def job_spec(message: finetune_pb2.FineTuneSpec, roots: Mapping[str, Path]) -> JobSpec:
+def job_spec(message: finetune_pb2.FineTuneSpec, roots: Roots) -> JobSpec:
     """The resolved spec of a request. Weakest first: recipe, `spec`, the typed fields, `settings`.
 
     Raises InvalidSpec, InvalidName, DataNotOnServer, UnknownData.
@@ -53,9 +52,7 @@ def job_spec(message: finetune_pb2.FineTuneSpec, roots: Mapping[str, Path]) -> J
     return asked.model_copy(update={"data": data})
 
 
-def evaluation(
-    message: finetune_pb2.EvaluateVersionRequest, version: ModelVersion, roots: Mapping[str, Path]
-) -> dict[str, Any]:
+def evaluation(message: finetune_pb2.EvaluateVersionRequest, version: ModelVersion, roots: Roots) -> dict[str, Any]:
     """The arguments of `finetune.training.evaluate.evaluate_version`; every path in them lies under a data root.
 
     Raises DataNotOnServer, UnknownData, InvalidSpec.

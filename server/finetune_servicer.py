@@ -6,10 +6,9 @@ Takes requests. Gives Jobs and their events. Next: `finetune.jobs`, whose jobs `
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from contextlib import suppress
-from pathlib import Path
 
 import grpc
 
@@ -19,6 +18,7 @@ from finetune.jobs.queue import JobQueue
 from finetune.jobs.submit import submit_or_resume
 from protos.modelzoo.v1 import finetune_pb2, finetune_pb2_grpc
 from server import convert
+from server.data_roots import Roots
 from server.evaluations import Evaluations
 from server.threads import in_thread
 from zoo.catalog import Catalog
@@ -39,7 +39,7 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
         self,
         catalog: Catalog,
         queue: JobQueue,
-        roots: Mapping[str, Path],
+        roots: Roots,
         threads: Executor,
         stopping: asyncio.Event,
         evaluations: Evaluations,

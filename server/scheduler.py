@@ -11,7 +11,7 @@ import asyncio
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervise import EXIT_NOT_MINE
 from finetune.jobs.supervisor import EXIT_INTERRUPTED, job_folder_path
 from finetune.spec import JobSpec
-from server.data_roots import known_location, known_split
+from server.data_roots import Roots, known_location, known_split
 from server.threads import in_thread
 from zoo.catalog import Catalog
 from zoo.errors import ZooError
@@ -42,7 +42,7 @@ class Scheduler:
         store_url: str,
         *,
         at_most: int,
-        roots: Mapping[str, Path],
+        roots: Roots,
         threads: Executor,
     ) -> None:
         self._queue = queue
