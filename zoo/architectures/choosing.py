@@ -19,6 +19,9 @@ from zoo.errors import InvalidArgument
 from zoo.readers.checkpoint import ForeignCheckpoint
 
 
+_LISTED = 6  # of some fifty architectures and name maps, in an error message
+
+
 class UnknownSource(InvalidArgument):
     """A checkpoint that no architecture here, or more than one, has the names of."""
 
@@ -43,10 +46,14 @@ def choose(
     if len(complete) == 1:
         return complete[0]
     matches.sort(key=_closeness, reverse=True)
-    clearly = len(matches) == 1 or _closeness(matches[0]) > _closeness(matches[1])
+    rivals = [found for found in matches if found.facts.name != matches[0].facts.name]  # not its own other names
+    clearly = not rivals or _closeness(matches[0]) > _closeness(rivals[0])
     if not complete and clearly and matches[0].coverage > (0 if architecture else 0.5):
         return matches[0]
-    listed = ", ".join(f"{found.label} {found.coverage:.0%} of its names" for found in matches)
+    nearest = (complete or matches)[:_LISTED]
+    rest = len(complete or matches) - len(nearest)
+    listed = ", ".join(f"{found.label} {found.coverage:.0%} of its names" for found in nearest)
+    listed += f" and {rest} more that are no nearer" if rest else ""
     some = ", ".join(list(checkpoint.tensors)[:3])
     what = "fits several architectures" if complete else "has the names of no architecture here"
     raise UnknownSource(
