@@ -18,7 +18,6 @@ from zoo.architectures.matching import Match, match
 from zoo.errors import InvalidArgument
 from zoo.readers.checkpoint import ForeignCheckpoint
 
-
 _LISTED = 6  # of some fifty architectures and name maps, in an error message
 
 
@@ -50,10 +49,11 @@ def choose(
     clearly = not rivals or _closeness(matches[0]) > _closeness(rivals[0])
     if not complete and clearly and matches[0].coverage > (0 if architecture else 0.5):
         return matches[0]
-    nearest = (complete or matches)[:_LISTED]
-    rest = len(complete or matches) - len(nearest)
-    listed = ", ".join(f"{found.label} {found.coverage:.0%} of its names" for found in nearest)
-    listed += f" and {rest} more that are no nearer" if rest else ""
+    best = {found.facts.name: found for found in reversed(matches)}  # of each architecture
+    candidates = complete or sorted(best.values(), key=_closeness, reverse=True)
+    listed = ", ".join(f"{found.label} {found.coverage:.0%} of its names" for found in candidates[:_LISTED])
+    if len(candidates) > _LISTED:
+        listed += f", and {len(candidates) - _LISTED} others no nearer"
     some = ", ".join(list(checkpoint.tensors)[:3])
     what = "fits several architectures" if complete else "has the names of no architecture here"
     raise UnknownSource(
