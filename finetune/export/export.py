@@ -64,7 +64,7 @@ def export(
         facts = _facts(source, kind, options, written, comparison) | {"files": listed(temporary)}
         text = json.dumps(facts, ensure_ascii=False, indent=2, allow_nan=False) + "\n"
         (temporary / EXPORT_FILE).write_text(text, encoding="utf-8")
-    return Exported(folder=folder, facts=facts)
+    return Exported(folder=folder, facts=json.loads(text))
 
 
 def _check_options(kind: str, known: frozenset[str], options: ExportOptions) -> None:

@@ -9,11 +9,13 @@ the scale, mean and deviation of the InputSpec are part of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version as tool_version
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -33,7 +35,8 @@ class HubExporter:
             raise InvalidOption(f"--with-head keeps the layers of a classifier; this version has {has}")
 
     def write(self, source: ExportSource, folder: Path, images: Sequence[bytes], options: ExportOptions) -> Written:
-        tf.saved_model.save(_module(source, with_head=options.with_head), str(folder))
+        with _trainable(source.backbone.model):
+            tf.saved_model.save(_module(source, with_head=options.with_head), str(folder))
         spec = source.input_spec
         unit_BHWC = _unit_pixels(source, images)
         found = source.outputs(_as_specified(tf.constant(unit_BHWC), source).numpy())
@@ -58,34 +61,33 @@ class HubExporter:
         )
 
 
-def _module(source: ExportSource, *, with_head: bool) -> _Reusable:
-    backbone = source.backbone.model
-    frozen = [layer.trainable for layer in backbone.layers]
-    backbone.trainable = True  # while it is traced: a module that nobody can train is no use
+@contextmanager
+def _trainable(model: keras.Model) -> Iterator[None]:
+    """While a module is traced and saved (saving traces again): one that nobody can train would be no use."""
+    before = [layer.trainable for layer in model.layers]
+    model.trainable = True
     try:
-        return _traced(source, with_head=with_head)
+        yield
     finally:
-        backbone.trainable = False
-        for layer, was in zip(backbone.layers, frozen, strict=True):
+        model.trainable = False
+        for layer, was in zip(model.layers, before, strict=True):
             layer.trainable = was
 
 
-def _traced(source: ExportSource, *, with_head: bool) -> _Reusable:
+def _module(source: ExportSource, *, with_head: bool) -> _Reusable:
     backbone, spec = source.backbone.model, source.input_spec
 
     def call(inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
         feature_BD = backbone(_as_specified(inputs, source), training=training)["feature_vector"]
         return source.head.logits(feature_BD, training=training) if with_head else feature_BD
 
-    module = tf.Module()
     parts = [backbone, source.head] if with_head else [backbone]
-    module.variables_ = [variable.value for part in parts for variable in part.variables]
-    image = tf.TensorSpec([None, spec.height, spec.width, 3], tf.float32, name="inputs")
     reusable = _Reusable(
         variables=[variable.value for part in parts for variable in part.variables],
         trainable_variables=[variable.value for part in parts for variable in part.trainable_variables],
         call=tf.function(call),
     )
+    image = tf.TensorSpec([None, spec.height, spec.width, 3], tf.float32, name="inputs")
     for training in (False, True):
         reusable.__call__.get_concrete_function(image, training=training)
     return reusable
