@@ -14,6 +14,9 @@ from zoo.architectures.matching import Match
 from zoo.errors import InvalidArgument
 from zoo.manifest import Head
 
+# What formats call the activations of hidden layers that the classifier has → what it calls them.
+_HIDDEN = {"relu": "relu", "hard_swish": "hard_swish", "hard_silu": "hard_swish"}
+
 
 class UnsupportedHead(InvalidArgument):
     """A head that our classifier can't express."""
@@ -24,13 +27,16 @@ def head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head 
     if tensors is None:
         return None
     *hidden, last = found.dense
-    odd = [f"{layer.name}: {layer.activation}" for layer in hidden if layer.activation != "relu"]
+    activations = {_HIDDEN[layer.activation] for layer in hidden if layer.activation in _HIDDEN}
+    mixed = len(activations) > 1
+    odd = [f"{layer.name}: {layer.activation}" for layer in hidden if mixed or layer.activation not in _HIDDEN]
     if last.activation not in ("softmax", "linear"):
         odd.append(f"{last.name}: {last.activation}")
     if odd:
         excludes = " ".join(f"--exclude {layer.name}" for layer in found.dense)
         raise UnsupportedHead(
-            f"the head's activations are not supported ({', '.join(odd)}): hidden layers are relu, the last is softmax",
+            f"the head's activations are not supported ({', '.join(odd)}): hidden layers are all relu or "
+            "all hard-swish, the last is softmax",
             hint=f"import the backbone alone: {excludes}",
         )
     arguments: dict[str, Any] = {
@@ -39,4 +45,6 @@ def head_record(found: Match, tensors: Mapping[str, np.ndarray] | None) -> Head 
         "dropout": [layer.dropout for layer in hidden],
         "activation": "softmax",
     }
+    if activations - {"relu"}:  # left out where it is relu, as in the manifests from before there was another
+        arguments["hidden_activation"] = activations.pop()
     return Head(kind="classifier", arguments=arguments)

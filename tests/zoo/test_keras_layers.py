@@ -11,7 +11,8 @@ from zoo.architectures import ARCHITECTURES
 from zoo.architectures.choosing import choose
 from zoo.architectures.facts import InvalidArguments
 from zoo.architectures.layouts import turned
-from zoo.architectures.matching import Match, match
+from zoo.architectures.matching import Match, convert, match
+from zoo.imported_head import UnsupportedHead, head_record
 from zoo.readers.checkpoint import DenseLayer, ForeignCheckpoint
 
 
@@ -31,8 +32,8 @@ def dense(layer: str, inputs: int, outputs: int) -> dict[str, np.ndarray]:
     }
 
 
-def checkpoint(tensors: dict[str, np.ndarray], *chain: str) -> ForeignCheckpoint:
-    layers = tuple(DenseLayer(name=name, activation="softmax" if name == chain[-1] else "relu") for name in chain)
+def checkpoint(tensors: dict[str, np.ndarray], *chain: str, hidden: str = "relu") -> ForeignCheckpoint:
+    layers = tuple(DenseLayer(name=name, activation="softmax" if name == chain[-1] else hidden) for name in chain)
     return ForeignCheckpoint(files=(), tensors=tensors, frameworks=("keras",), dense=layers)
 
 
@@ -131,3 +132,59 @@ def test_blue_first_is_turned_along_the_inputs_only() -> None:
     np.testing.assert_array_equal(red_first[:, :, 0], value[:, :, 2])
     np.testing.assert_array_equal(red_first[:, :, 1], value[:, :, 1])
     np.testing.assert_array_equal(red_first[:, :, 2], value[:, :, 0])
+
+
+def test_mobilenet_v3_keeps_its_classifier_with_the_hidden_layer() -> None:
+    facts = ARCHITECTURES["mobilenet_v3_small"]
+    tensors = stored("mobilenet_v3_small") | {
+        "conv_2/kernel": np.zeros((1, 1, 576, 1024), np.float32),
+        "conv_2/bias": np.zeros(1024, np.float32),
+        "logits/kernel": np.zeros((1, 1, 1024, 1000), np.float32),
+        "logits/bias": np.zeros(1000, np.float32),
+    }
+    found = match(checkpoint(tensors), facts, "keras", {})
+    assert found.report.complete
+    record = head_record(found, convert(checkpoint(tensors), found)["head"])
+    assert record is not None
+    assert record.arguments == {
+        "num_classes": 1000,
+        "hidden": [1024],
+        "dropout": [0.0],
+        "activation": "softmax",
+        "hidden_activation": "hard_swish",
+    }
+
+
+def hidden_chain(*activations: str) -> tuple[Match, dict[str, np.ndarray]]:
+    """A ResNet-50 with hidden layers of these activations, and the tensors of its head."""
+    names = [f"h{place}" for place in range(len(activations))]
+    tensors = stored("resnet50")
+    for place, name in enumerate(names):
+        tensors |= dense(name, 2048 if place == 0 else 4, 4)
+    tensors |= dense("answer", 4, 3)
+    layers = [DenseLayer(name=name, activation=kind) for name, kind in zip(names, activations, strict=True)]
+    whole = ForeignCheckpoint(
+        files=(),
+        tensors=tensors,
+        frameworks=("keras",),
+        dense=(*layers, DenseLayer(name="answer", activation="softmax")),
+    )
+    found = match(whole, ARCHITECTURES["resnet50"], "keras", {})
+    return found, convert(whole, found)["head"]
+
+
+def test_the_activation_of_hidden_layers_is_recorded_where_it_is_not_relu() -> None:
+    plain, swish = head_record(*hidden_chain("relu", "relu")), head_record(*hidden_chain("hard_silu"))
+    assert plain is not None
+    assert swish is not None
+    assert "hidden_activation" not in plain.arguments
+    assert swish.arguments["hidden_activation"] == "hard_swish"
+
+
+@pytest.mark.parametrize(
+    ("activations", "named"),
+    [(("relu", "tanh"), r"\(h1: tanh\)"), (("relu", "hard_swish"), "h0: relu, h1: hard_swish")],
+)
+def test_other_activations_are_refused_by_name(activations: tuple[str, ...], named: str) -> None:
+    with pytest.raises(UnsupportedHead, match=named):
+        head_record(*hidden_chain(*activations))

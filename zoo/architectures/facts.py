@@ -52,8 +52,9 @@ class NameMap:
     Attributes:
         framework: whose files have these names; `zoo.readers` says which frameworks a kind of file may hold.
         backbone: arguments → foreign name → Target in the backbone component.
-        head: foreign name → Target in the head component, for heads of one dense layer. Keras layouts leave it empty:
-            their heads are chains of dense layers that the file's own topology describes.
+        head: foreign name → Target in the head component. Used where the file has its names; the head of another file
+            is the chain of dense layers that its own topology describes.
+        head_hidden: the activation of each of that head's layers before the logits.
         unused: pattern (of `fnmatch`) of foreign names that nothing wants → why. Anything else left over is an error.
         arguments: what these files imply for the architecture, e.g. how pooling counts its padding.
         input_spec: what such weights usually were trained to see, where that isn't the architecture's usual one.
@@ -62,6 +63,7 @@ class NameMap:
     framework: Framework
     backbone: Callable[[Arguments], dict[str, Target]]
     head: Mapping[str, Target] = field(default_factory=dict)
+    head_hidden: tuple[str, ...] = ()
     unused: Mapping[str, str] = field(default_factory=dict)
     arguments: Arguments = field(default_factory=dict)
     input_spec: InputSpec | None = None

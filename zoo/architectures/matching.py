@@ -145,9 +145,13 @@ def _within(component: str, target: Target) -> Target:
 def _head(checkpoint: ForeignCheckpoint, name_map: NameMap) -> tuple[dict[str, Target], tuple[DenseLayer, ...]]:
     """Stored name → Target of the head: the map's own, or the dense chain that the checkpoint's topology describes."""
     if any(stored in checkpoint.tensors for stored in name_map.head):
+        hidden = (
+            DenseLayer(name=f"hidden_{place}", activation=activation)
+            for place, activation in enumerate(name_map.head_hidden)
+        )
         return (
             {stored: _within("head", target) for stored, target in name_map.head.items()},
-            (DenseLayer(name="logits", activation="softmax"),),
+            (*hidden, DenseLayer(name="logits", activation="softmax")),
         )
     targets: dict[str, Target] = {}
     for place, layer in enumerate(checkpoint.dense):

@@ -30,6 +30,7 @@ from zoo.architectures.keras_layers import (
     norm,
     width_of,
 )
+from zoo.architectures.layouts import Layout
 from zoo.architectures.publishers import keras
 from zoo.errors import Internal
 from zoo.input_spec import InputSpec
@@ -217,9 +218,14 @@ def _name_of_keras_2(name: str) -> str:
     return "/".join(scope for scope in scopes if scope)
 
 
+_POINT: tuple[tuple[str, Layout], ...] = (("kernel", "conv_as_dense"), ("bias", "same"))
+
+
 def _maps_v3(shapes: Callable[[Arguments], Shapes]) -> dict[str, NameMap]:
-    """Keras 3's and Keras 2's names, each at the two widths that there are weights for."""
-    why = "Keras' classifier: its hidden layer is a hard-swish, which no head here has; import gives the backbone"
+    """Keras 3's and Keras 2's names, each at the two widths that there are weights for.
+
+    The classifier has a hidden layer behind the pooling; both its layers are 1 × 1 convolutions of one pixel.
+    """
 
     def named(arguments: Arguments) -> dict[str, Target]:
         return keras_names(shapes(arguments))
@@ -232,7 +238,12 @@ def _maps_v3(shapes: Callable[[Arguments], Shapes]) -> dict[str, NameMap]:
         layout if width == 1.0 else f"{layout}-{width:g}": NameMap(
             framework="keras",
             backbone=names,
-            unused={f"{layer}/*": why for layer in top},
+            head={
+                f"{layer}/{value}": Target(name=f"{ours}/{value}", layout=layout_of)
+                for layer, ours in zip(top, ("hidden_0", "logits"), strict=True)
+                for value, layout_of in _POINT
+            },
+            head_hidden=("hard_swish",),
             arguments={"width": width},
         )
         for layout, names, top in layouts

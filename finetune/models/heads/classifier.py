@@ -29,7 +29,8 @@ class NoClassNames(FailedPrecondition):
 
 
 class ClassifierArguments(BaseModel):
-    """`hidden`: units of the relu layers between feature and logits; `dropout`: the share dropped after each of them.
+    """`hidden`: units of the layers between feature and logits, all with `hidden_activation`; `dropout`: the share
+    dropped after each of them.
 
     `num_classes` counts the logits; None means one for each class in the training split.
     """
@@ -38,6 +39,7 @@ class ClassifierArguments(BaseModel):
 
     num_classes: Annotated[int, Field(ge=2)] | None = None
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
+    hidden_activation: Literal["relu", "hard_swish"] = "relu"
     dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
     activation: Literal["softmax"] = "softmax"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -107,7 +109,10 @@ class ClassifierKind:
     def resolved(self, arguments: ClassifierArguments, assets: Assets) -> dict[str, Any]:
         outputs = arguments.num_classes or len(assets.classes or ())
         shares = arguments.dropout or (0.0,) * len(arguments.hidden)
-        return arguments.model_copy(update={"num_classes": outputs, "dropout": shares}).model_dump(mode="json")
+        known = arguments.model_copy(update={"num_classes": outputs, "dropout": shares})
+        # Left out where it is relu: so are manifests from before there was another, and equal heads stay equal.
+        unsaid = {"hidden_activation"} if arguments.hidden_activation == "relu" else set()
+        return known.model_dump(mode="json", exclude=unsaid)
 
 
 CLASSIFIER = ClassifierKind()

@@ -43,7 +43,7 @@ class ClassifierLayer(keras.Layer):
         self.hidden = [
             keras.layers.Dense(
                 units,
-                activation="relu",
+                activation=arguments.hidden_activation,
                 kernel_initializer=keras.initializers.HeNormal(seed=seed + place),
                 name=f"hidden_{place}",
             )

@@ -114,6 +114,18 @@ def test_resolved_arguments_build_the_same_layer_without_training_data() -> None
     assert layer.num_classes == 3
 
 
+def test_hidden_layers_may_be_hard_swish_and_say_so() -> None:
+    resolved = CLASSIFIER.resolved(ClassifierArguments(hidden=(6,), hidden_activation="hard_swish"), ASSETS)
+    assert resolved["hidden_activation"] == "hard_swish"
+    layer = build(Assets(files={}), **resolved)
+    feature_BD = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    named = {name: np.asarray(variable) for name, variable in named_variables(layer).items()}
+    before = feature_BD @ named["hidden_0/kernel"] + named["hidden_0/bias"]
+    hidden = before * np.clip(before + 3, 0, 6) / 6
+    wanted = hidden @ named["logits/kernel"] + named["logits/bias"]
+    np.testing.assert_allclose(layer.logits(feature_BD), wanted, atol=1e-5)
+
+
 def fixed(**arguments: Any) -> Any:
     """A linear layer whose logits are the first three features."""
     layer = build(**arguments)
