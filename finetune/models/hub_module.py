@@ -23,12 +23,20 @@ from zoo.architectures.facts import InvalidArguments
 from zoo.architectures.hub_module import FACTS, GRAPH
 from zoo.errors import DataLoss, FailedPrecondition, InvalidArgument
 from zoo.input_spec import InputSpec
-from zoo.readers.hub_call import ModuleCall, find_call, trainable_variables
+from zoo.readers.hub_call import ModuleCall, feature_dim, find_call, trainable_variables
 from zoo.readers.hub_graph import ModuleGraph, check_safe, parse
 
 
 class MissingGraph(DataLoss):
     """A version whose network is kept as it came, without the file that holds it."""
+
+
+class UnloadableGraph(DataLoss):
+    """A graph that TensorFlow can't make anything of."""
+
+
+class NoConfiguration(FailedPrecondition):
+    """Something that only networks of Keras' own layers can do is asked of a graph."""
 
 
 class NothingTrainable(FailedPrecondition):
@@ -46,7 +54,7 @@ def build(spec: InputSpec, arguments: dict[str, JsonValue], assets: Mapping[str,
 
     Raises:
         MissingGraph, AnotherInputSize, InvalidArguments (a function or an output that the graph doesn't have);
-        UnsafeCheckpoint, DamagedCheckpoint: what the store holds is no harmless graph.
+        UnsafeCheckpoint, DamagedCheckpoint, UnloadableGraph: what the store holds is no harmless graph, or none.
     """
     layer = hub_module(spec, arguments, assets)
     image = keras.Input((spec.height, spec.width, 3), name="image")
@@ -68,8 +76,8 @@ def hub_module(
     graph = parse(assets[GRAPH], GRAPH)
     call = find_call(graph, GRAPH, str(arguments["function"]))
     outputs = arguments["outputs"]
-    wanted = dict(outputs) if isinstance(outputs, dict) else {}
-    unknown = [str(key) for key in wanted.values() if key not in call.outputs]
+    wanted = {part: str(key) for part, key in outputs.items()} if isinstance(outputs, dict) else {}
+    unknown = [key for key in wanted.values() if key not in call.outputs]
     if unknown or not set(wanted) & {"feature_vector", "feature_map"}:
         raise InvalidArguments(
             f"architecture {FACTS.name!r}: {call.function} gives {', '.join(map(repr, sorted(call.outputs)))}; "
@@ -79,11 +87,16 @@ def hub_module(
         raise AnotherInputSize(
             f"the module takes images of {call.height} × {call.width} pixels only, got {spec.height} × {spec.width}"
         )
+    if feature_dim(call, wanted) != arguments["feature_dim"]:
+        raise InvalidArguments(
+            f"architecture {FACTS.name!r}: feature_dim is {arguments['feature_dim']!r}, the graph gives "
+            f"{feature_dim(call, wanted)}"
+        )
     check_safe(graph, call.functions, GRAPH)
     return HubModule(
         graph=graph,
         call=call,
-        outputs={part: str(key) for part, key in wanted.items()},
+        outputs=wanted,
         loaded=_loaded(assets[GRAPH]),
         image_size=(spec.height, spec.width),
         trainable=trainable,
@@ -95,10 +108,14 @@ def _loaded(graph: bytes) -> Any:
     with tempfile.TemporaryDirectory(prefix="finetune-hub-") as folder:
         (Path(folder) / GRAPH).write_bytes(graph)
         options = tf.saved_model.LoadOptions(experimental_skip_checkpoint=True)
-        return tf.saved_model.load(folder, options=options)
+        try:
+            return tf.saved_model.load(folder, options=options)
+        # What its loader raises of a graph that contradicts itself; files are ours and there.
+        except (tf.errors.OpError, OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            said = str(getattr(error, "message", error))[:500]
+            raise UnloadableGraph(f"TensorFlow {tf.__version__} can't load {GRAPH}: {said}") from error
 
 
-@keras.saving.register_keras_serializable(package="modelzoo")
 class HubModule(keras.layers.Layer):
     """float32 `[B, height, width, 3]` → {"feature_vector": [B, D], "feature_map": [B, H, W, C]}, those that there are.
 
@@ -162,6 +179,13 @@ class HubModule(keras.layers.Layer):
 
     def compute_output_spec(self, image_BHWC: Any, training: bool | None = None) -> dict[str, Any]:
         return {part: keras.KerasTensor(shape, "float32") for part, shape in self._shapes.items()}
+
+    def get_config(self) -> dict[str, Any]:
+        """Raises NoConfiguration: a graph isn't made of layers that a `.keras` archive could name."""
+        raise NoConfiguration(
+            "a network that came as a SavedModel has no configuration of Keras layers, so it can't be a .keras archive",
+            hint="zoo export … --as saved_model, or --as hub",
+        )
 
     def _output_shapes(self, call: ModuleCall, image_size: tuple[int, int]) -> dict[str, tuple[int | None, ...]]:
         """From the graph; a module for any size of images leaves some sides open: then one image is tried."""

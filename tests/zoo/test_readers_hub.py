@@ -191,6 +191,34 @@ def test_half_precision_and_whole_numbers(run: Callable[..., ImportResult], cata
     np.testing.assert_array_equal(stored["steps"], np.int64(2**40 + 1), strict=True)
 
 
+class _Hyperparameters(FeatureModule):
+    """As TensorFlow Hub's own image modules: a traced hyperparameter with a default, a flag for more outputs."""
+
+    @tf.function
+    def __call__(self, images: Any, training: bool = False, momentum: Any = 0.9, endpoints: bool = False) -> Any:
+        maps_BHWC = tf.nn.conv2d(images, self.kernel, strides=2, padding="SAME") - self.mean
+        if training:
+            self.mean.assign(momentum * self.mean + (1 - momentum) * tf.reduce_mean(maps_BHWC, [0, 1, 2]))
+        vector_BD = tf.reduce_mean(maps_BHWC, [1, 2])
+        return {"default": vector_BD, "a/b": maps_BHWC} if endpoints else vector_BD
+
+
+def test_arguments_with_defaults_may_be_left_out(run: Callable[..., ImportResult], tmp_path: Path) -> None:
+    module = _Hyperparameters()
+    images = tf.TensorSpec([None, SIZE, SIZE, 3])
+    for training in (True, False):
+        for endpoints in (True, False):
+            module.__call__.get_concrete_function(images, training, tf.TensorSpec([]), endpoints=endpoints)
+    tf.saved_model.save(module, str(tmp_path / "m"))
+    result = run(tmp_path / "m")
+    assert result.manifest.architecture.arguments["outputs"] == {"feature_vector": ""}
+    assert set(backbone_names(result)) == {"kernel", "mean"}
+
+
+def backbone_names(result: ImportResult) -> list[str]:
+    return [name.removeprefix("backbone/") for name in result.report.restored]
+
+
 # Weights of an architecture that is known
 
 
@@ -412,19 +440,20 @@ def test_functions_that_nobody_calls_may_do_anything(run: Callable[..., ImportRe
     assert run(tmp_path / "m").manifest.architecture.name == "hub_module"
 
 
-def test_an_operation_that_tensorflow_does_not_know(
-    plain: Path, run: Callable[..., ImportResult], tmp_path: Path
-) -> None:
-    folder = copied(plain, tmp_path)
+def test_an_operation_that_tensorflow_does_not_know(run: Callable[..., ImportResult], tmp_path: Path) -> None:
+    """Also where nobody calls it: TensorFlow couldn't load the module."""
+    module = FeatureModule()
+    module.other = tf.function(lambda x: tf.math.zeta(x, x), input_signature=[tf.TensorSpec([None])])
+    save(module, tmp_path / "m")
 
     def change(model: Any) -> None:
         for function in model.meta_graphs[0].graph_def.library.function:
             for node in function.node_def:
-                node.op = "MyCudaThing" if node.op == "Conv2D" else node.op
+                node.op = "MyCudaThing" if node.op == "Zeta" else node.op
 
-    _rewritten(folder, change)
-    with pytest.raises(UnsafeCheckpoint, match="MyCudaThing"):
-        run(folder)
+    _rewritten(tmp_path / "m", change)
+    with pytest.raises(UnsafeCheckpoint, match="doesn't know: MyCudaThing"):
+        run(tmp_path / "m")
 
 
 def test_tables_and_registered_classes_are_refused(

@@ -8,19 +8,10 @@ nothing but arithmetic is checked when they come in and again before they are bu
 
 from __future__ import annotations
 
-from zoo.architectures.facts import ArchitectureFacts, Arguments, InvalidArguments
+from zoo.architectures.facts import ArchitectureFacts
 from zoo.input_spec import InputSpec
 
 GRAPH = "saved_model.pb"
-
-
-def feature_dim(arguments: Arguments) -> int:
-    """Raises InvalidArguments unless the argument is a number above 0."""
-    value = arguments.get("feature_dim", 0)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InvalidArguments(f"architecture 'hub_module': feature_dim is 1 or more, got {value!r}")
-    return value
-
 
 FACTS = ArchitectureFacts(
     name="hub_module",
@@ -28,7 +19,7 @@ FACTS = ArchitectureFacts(
     # function: `__call__` or a signature's name; outputs: `feature_vector` and `feature_map` → the key of the output.
     defaults={"function": "__call__", "outputs": {}, "feature_dim": 0},
     tensor_shapes=lambda arguments: {},  # the version's own component says them
-    feature_dim=feature_dim,
+    feature_dim=lambda arguments: int(str(arguments["feature_dim"])),  # 0: only a version's arguments say it
     endpoints=(),
     parameters=0,
     flops=0,

@@ -75,7 +75,7 @@ def keep(checkpoint: ForeignCheckpoint, spec: InputSpec | None, exclude: Sequenc
     )
     notes = whole.notes
     if unfit is not None:
-        notes = (f"no architecture here is its like: {unfit.message[:300]}", *notes)
+        notes = (f"no architecture here is its like: {_short(unfit.message)}", *notes)
     if spec is None and not (whole.height and whole.width):
         usual = facts.input_spec
         notes += (f"it takes images of any size; {usual.height} × {usual.width} is taken, --input-spec says otherwise",)
@@ -93,3 +93,7 @@ def _spec(whole: WholeNetwork, given: InputSpec | None, usual: InputSpec) -> Inp
             f"{given.height} × {given.width}"
         )
     return given
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 160 else f"{text[:160]}…"

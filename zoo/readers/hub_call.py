@@ -144,7 +144,7 @@ def _method(graph: ModuleGraph) -> ModuleCall | None:
 
 
 def _traces(graph: ModuleGraph, function: Any) -> Iterator[_Trace]:
-    """Traces that take an image in the first place, and nothing else but flags that have their default value."""
+    """Traces that take an image in the first place, and nothing else that would have to be given."""
     spec = _fields(function.function_spec.fullargspec)
     names = [each.string_value for each in spec["args"].list_value.values] if "args" in spec else []
     names = names[1:] if names[:1] == ["self"] else names
@@ -156,12 +156,20 @@ def _traces(graph: ModuleGraph, function: Any) -> Iterator[_Trace]:
             continue
         others = {**dict(zip(names[1:], rest, strict=False)), **dict(keywords.dict_value.fields)}
         flag = others.pop("training", None)
-        odd = [key for key, value in others.items() if defaults.get(key) != value]
+        odd = [key for key, value in others.items() if not _is_default(value, defaults.get(key))]
         odd += ["?"] if len(rest) > max(0, len(names) - 1) else []
         if odd or (flag is not None and flag.WhichOneof("kind") not in ("bool_value", "none_value")):
             continue
         told = flag is not None and flag.WhichOneof("kind") == "bool_value"
         yield _Trace(name=name, image=first, training=bool(flag.bool_value) if told else None)
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    """Whether the argument may be left out: it was traced with its default, or as a number that the default is."""
+    if default is None:
+        return False
+    number = value.WhichOneof("kind") == "tensor_spec_value" and not _sides(value)
+    return bool(value == default) or (number and default.WhichOneof("kind") in ("float64_value", "int64_value"))
 
 
 def _defaults(spec: Mapping[str, Any], names: list[str]) -> dict[str, Any]:

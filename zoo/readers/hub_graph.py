@@ -165,6 +165,12 @@ def reachable(graph: ModuleGraph, functions: Iterable[str]) -> dict[str, Any]:
     return found
 
 
+def _registered(operation: str) -> bool:
+    import tensorflow as tf
+
+    return operation.startswith("_") or hasattr(tf.raw_ops, operation)
+
+
 def _own_savers(node: Any) -> Iterator[str]:
     if node.registered_saver:
         yield node.registered_saver
@@ -207,6 +213,16 @@ def check_safe(graph: ModuleGraph, functions: Iterable[str], where: str) -> None
         raise UnsafeCheckpoint(
             f"{where} holds more than variables and functions: {', '.join(objects)[:500]}; loading it would call "
             "functions of its own or read files"
+        )
+    library = graph.proto.graph_def.library.function
+    known = {each.signature.name for each in library}
+    strange = {
+        node.op for each in library for node in each.node_def if node.op not in known and not _registered(node.op)
+    }
+    if strange:  # in functions that nobody calls, too: loading makes all of them
+        raise UnsafeCheckpoint(
+            f"{where} has operations that TensorFlow {tf.__version__} doesn't know: {', '.join(sorted(strange))[:500]}",
+            operations=",".join(sorted(strange))[:500],
         )
     addresses = (tf.resource.as_datatype_enum, tf.variant.as_datatype_enum)
     refused: dict[str, str] = {}

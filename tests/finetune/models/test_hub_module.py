@@ -14,13 +14,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 from finetune.models.backbone import Backbone
 from finetune.models.hub_module import (
     AnotherInputSize,
     HubModule,
     MissingGraph,
+    NoConfiguration,
     NothingTrainable,
+    UnloadableGraph,
     hub_module,
 )
 from finetune.models.restore import named_variables, restore
@@ -194,6 +197,12 @@ def test_the_model_can_be_saved_again(bring: Callable[..., ModelVersion], catalo
     np.testing.assert_array_equal(loaded.serve(images())["feature_vector"], model(images())["feature_vector"])
 
 
+def test_it_has_no_keras_configuration(bring: Callable[..., ModelVersion], catalog: Catalog, tmp_path: Path) -> None:
+    model = Backbone.from_version(catalog, bring(FeatureModule())).model
+    with pytest.raises(NoConfiguration, match="SavedModel"):
+        model.save(tmp_path / "m.keras")
+
+
 def test_features_differ_by_graph_too(bring: Callable[..., ModelVersion], catalog: Catalog) -> None:
     one = Backbone.from_version(catalog, bring(FeatureModule(), "one"))
     other = Backbone.from_version(catalog, bring(_Squared(), "other"))
@@ -244,6 +253,21 @@ def test_what_cannot_be_built(bring: Callable[..., ModelVersion], catalog: Catal
         hub_module(manifest.input_spec, {**arguments, "outputs": {"feature_vector": "nothing"}}, graph)
     with pytest.raises(InvalidArguments, match="gives ''"):
         hub_module(manifest.input_spec, {**arguments, "outputs": {}}, graph)
+    with pytest.raises(InvalidArguments, match=f"feature_dim is 7, the graph gives {CHANNELS}"):
+        hub_module(manifest.input_spec, {**arguments, "feature_dim": 7}, graph)
+
+
+def test_a_graph_that_contradicts_itself(bring: Callable[..., ModelVersion], catalog: Catalog) -> None:
+    version = bring(FeatureModule())
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString(catalog.open_asset(version, "saved_model.pb").read_bytes())
+    for function in model.meta_graphs[0].graph_def.library.function:
+        for node in function.node_def:
+            if node.op == "Conv2D":
+                del node.input[1]
+    graph = {"saved_model.pb": model.SerializeToString()}
+    with pytest.raises(UnloadableGraph, match=r"can't load saved_model\.pb"):
+        hub_module(version.manifest.input_spec, version.manifest.architecture.arguments, graph)
 
 
 def test_a_child_shares_graph_and_weights(bring: Callable[..., ModelVersion], catalog: Catalog, tmp_path: Path) -> None:
