@@ -302,7 +302,8 @@ def _facts(variant: Variant) -> ArchitectureFacts:
                 backbone=lambda arguments: _timm_names(plan(arguments, variant)),
                 head=torch_dense("classifier"),
                 unused=TORCH_UNUSED,
-                # What these names come with is TensorFlow's weights, which saw (pixel - 127) / 128; timm feeds -1 to 1.
+                # TensorFlow's weights saw (pixel - 127) / 128; timm feeds -1 to 1. (timm's own efficientnet_lite0
+                # has these very names and another padding and epsilon: nothing in a file tells the two apart.)
                 input_spec=usual.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}),
             ),
         },

@@ -16,7 +16,6 @@ from zoo.architectures.efficientnet_lite import VARIANTS, Variant
 from zoo.architectures.facts import Arguments, Target
 from zoo.catalog import open_catalog
 from zoo.importer import import_checkpoint
-from zoo.input_spec import InputSpec
 from zoo.tensors import write_safetensors
 
 
@@ -25,12 +24,11 @@ def seeded(shared: Path) -> Seeded:
     return Seeded(shared)
 
 
-def imported(tensors: dict[str, np.ndarray], size: int, folder: Path) -> TaskModel:
+def imported(tensors: dict[str, np.ndarray], folder: Path) -> TaskModel:
     source = folder / "seeded.safetensors"
     write_safetensors(source, tensors)
-    spec = InputSpec(height=size, width=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
     catalog = open_catalog()
-    import_checkpoint(catalog, kind="safetensors", source=source, name="m", input_spec=spec)
+    import_checkpoint(catalog, kind="safetensors", source=source, name="m")
     return load_task_model(catalog, "m")
 
 
@@ -50,8 +48,11 @@ def outputs(model: TaskModel, image_BHWC: np.ndarray) -> dict[str, np.ndarray]:
 )
 def test_features_and_logits(variant: Variant, library: str, seeded: Seeded, tmp_path: Path) -> None:
     network = f"tf_{variant.name}.timm" if library == "timm" else f"{variant.name}.pytorch"
-    model = imported(seeded.tensors(network), variant.size, tmp_path)
+    model = imported(seeded.tensors(network), tmp_path)
     assert model.backbone.architecture.name == variant.name  # found by names and shapes alone
+    spec = model.backbone.input_spec
+    assert (spec.height, spec.width) == (variant.size, variant.size)
+    assert spec.mean == ((0.5, 0.5, 0.5) if library == "timm" else (0.485, 0.456, 0.406))  # TensorFlow's; the port's
     off = relative_differences(outputs(model, seeded.image(variant.size)), seeded.reference(network))
     assert set(off) == {"feature_vector_BD", "logits_BC"}
     assert max(off.values()) < 1e-4
@@ -71,5 +72,5 @@ def test_two_blocks_taken_for_each_other_do_not_pass(
     maps = MappingProxyType({**facts.name_maps, "timm": dataclasses.replace(name_map, backbone=swapped)})
     monkeypatch.setitem(ARCHITECTURES, facts.name, dataclasses.replace(facts, name_maps=maps))
     network = "tf_efficientnet_lite1.timm"
-    found = outputs(imported(seeded.tensors(network), 240, tmp_path), seeded.image(240))
+    found = outputs(imported(seeded.tensors(network), tmp_path), seeded.image(240))
     assert relative_differences(found, seeded.reference(network))["feature_vector_BD"] > 1e-3
