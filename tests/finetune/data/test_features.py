@@ -205,7 +205,7 @@ def test_list_and_clear(tmp_path: Path) -> None:
         ("sha256:one", 0, 11),
         ("sha256:one", 1, 11),
     ]
-    assert entries[0].to_json()["key"]["preprocess"] == "1"
+    assert entries[0].to_json()["key"]["preprocess"] == "2"
     assert cache.clear() == sum(entry.bytes for entry in entries)
     assert cache.list() == []
     assert cache.clear() == 0
