@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import math
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from zoo.cache import BlobCache
 from zoo.catalog import Catalog
 from zoo.importer import ImportResult, import_checkpoint
 from zoo.input_spec import InputSpec
+from zoo.readers import hub
 from zoo.readers.checkpoint import (
     DamagedCheckpoint,
     MissingCheckpointFile,
@@ -585,3 +587,15 @@ def test_a_handle_that_nobody_answers(
     assert "TFHUB_CACHE_DIR" in (caught.value.hint or "")
     with pytest.raises(NotACheckpoint, match="begins with https"):
         run("http://tfhub.dev/m/1")
+
+
+def test_a_handle_whose_host_stays_silent(
+    run: Callable[..., ImportResult], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path / "hub"))
+    monkeypatch.setattr(hub, "ANSWER_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        with pytest.raises(ModuleUnavailable, match="timed out"):
+            run(f"https://127.0.0.1:{port}/m/1")
+    assert socket.getdefaulttimeout() is None

@@ -12,6 +12,7 @@ TensorFlow and tensorflow_hub are imported in the functions that need them.
 from __future__ import annotations
 
 import dataclasses
+import socket
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,6 +38,7 @@ from zoo.readers.keras_names import counted_from_zero, renumbering_note
 from zoo.tensorflow_start import start_tensorflow
 
 ARCHITECTURE = "hub_module"
+ANSWER_SECONDS = 60.0  # how long whoever a handle names may be silent
 PREDICTIONS = "predictions"  # what Keras Applications name their classifier, a dense layer with softmax
 _MAX_GRAPH_BYTES = (2 << 30) - 1  # protobuf's own limit
 _NOT_READ = "the function that makes features doesn't read it"
@@ -106,6 +108,8 @@ def _resolved(handle: str) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports pkg_resources, which its owner would like to see go
         import tensorflow_hub
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(ANSWER_SECONDS)  # it sets none itself, and would wait for ever
     try:
         return Path(tensorflow_hub.resolve(handle))
     except (OSError, ValueError, tf.errors.OpError) as error:  # URLError is an OSError
@@ -115,6 +119,8 @@ def _resolved(handle: str) -> Path:
             "or put it in tensorflow_hub's cache, which TFHUB_CACHE_DIR names",
             handle=handle[:500],
         ) from None
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _with_graph(folder: Path) -> Path:

@@ -150,10 +150,11 @@ def _traces(graph: ModuleGraph, function: Any) -> Iterator[_Trace]:
     names = names[1:] if names[:1] == ["self"] else names
     defaults = _defaults(spec, names)
     for name in function.concrete_functions:
-        positional, keywords = graph.concrete(name).canonicalized_input_signature.tuple_value.values
-        first, *rest = positional.tuple_value.values or [None]
+        inputs = graph.concrete(name).canonicalized_input_signature.tuple_value.values
+        first, *rest = (inputs[0].tuple_value.values if len(inputs) == 2 else ()) or [None]
         if first is None or not _is_image(first):
             continue
+        keywords = inputs[1]
         others = {**dict(zip(names[1:], rest, strict=False)), **dict(keywords.dict_value.fields)}
         flag = others.pop("training", None)
         odd = [key for key, value in others.items() if not _is_default(value, defaults.get(key))]
@@ -205,7 +206,8 @@ def _signature(graph: ModuleGraph, name: str, signatures: Mapping[str, str]) -> 
     if name not in signatures:
         return None
     concrete = graph.concrete(signatures[name])
-    inputs = concrete.canonicalized_input_signature.tuple_value.values[1].dict_value.fields
+    values = concrete.canonicalized_input_signature.tuple_value.values
+    inputs = dict(values[1].dict_value.fields) if len(values) == 2 else {}
     if len(inputs) != 1:
         return None
     ((keyword, image),) = inputs.items()
