@@ -15,6 +15,7 @@ import pytest
 from tests.zoo.foreign import foreign_tensors
 from tests.zoo.seeded import write_slim
 from tests.zoo.slim_training import OPTIMIZERS, save_training
+from zoo.architectures.choosing import NothingExcluded, UnknownSource
 from zoo.architectures.matching import SeveralScopes
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog
@@ -554,6 +555,15 @@ def test_a_network_below_a_scope_of_its_own_is_found(
     kept = importing(catalog, path, exclude=["tower_1"])
     assert [part.digest for part in kept.manifest.components] == [part.digest for part in plain.manifest.components]
     assert len(kept.report.unused) == len(inception)
+
+
+def test_another_architecture_than_the_files_is_refused_with_the_right_one(catalog: Catalog, written: Path) -> None:
+    with pytest.raises(UnknownSource, match=r"has the names of no architecture here: inception_v3 .* 0%") as caught:
+        importing(catalog, written, architecture="inception_v3")
+    assert caught.value.hint == "these are the names of inception_v1 (slim names): --architecture inception_v1"
+    with pytest.raises(NothingExcluded, match="did you mean InceptionV1/Logits") as missed:
+        importing(catalog, written, exclude=["InceptionV1/Logit"])
+    assert "matches none of" in missed.value.message
 
 
 def test_nan_and_missing_variables_are_refused(

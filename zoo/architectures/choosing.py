@@ -58,8 +58,18 @@ def choose(
     what = "fits several architectures" if complete else "has the names of no architecture here"
     raise UnknownSource(
         f"{source} {what}: {listed}; it holds {len(checkpoint.tensors)} tensors such as {some}",
-        hint="say which it is with --architecture; see zoo architectures",
+        hint=_hint(checkpoint, architecture, excluded),
     )
+
+
+def _hint(checkpoint: ForeignCheckpoint, architecture: str | None, excluded: Mapping[str, str]) -> str:
+    """Whose names they are, where the user has named another network."""
+    if architecture is not None:
+        every = [m for facts in ARCHITECTURES.values() for m in _matches(checkpoint, facts, excluded)]
+        meant = max(every, key=_closeness, default=None)
+        if meant is not None and meant.coverage > 0.5:
+            return f"these are the names of {meant.label}: --architecture {meant.facts.name}"
+    return "say which it is with --architecture; see zoo architectures"
 
 
 def _closeness(found: Match) -> tuple[float, int]:
