@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from zoo.readers import read_checkpoint
 from zoo.readers.checkpoint import DamagedCheckpoint, MissingCheckpointFile, NotACheckpoint, UnsafeCheckpoint
+from zoo.readers.keras_file import read
 
 
 def write_legacy(path: Path, layers: dict[str, dict[str, np.ndarray]], root: str | None = None) -> Path:
@@ -34,7 +34,7 @@ LAYERS = {
 
 @pytest.mark.parametrize("root", [None, "model_weights"])
 def test_weights_come_by_layer_and_name(tmp_path: Path, root: str | None) -> None:
-    found = read_checkpoint("keras", write_legacy(tmp_path / "w.h5", LAYERS, root))
+    found = read(write_legacy(tmp_path / "w.h5", LAYERS, root))
     assert sorted(found.tensors) == ["conv2d_1/kernel", "predictions/bias", "predictions/kernel"]
     np.testing.assert_array_equal(found.tensors["conv2d_1/kernel"], LAYERS["conv2d_1"]["kernel"])
     assert [layer.name for layer in found.dense] == ["predictions"]
@@ -49,7 +49,7 @@ def test_keras_own_writer(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((2,)), layer])
     with h5py.File(tmp_path / "w.h5", "w") as file:
         legacy_h5_format.save_weights_to_hdf5_group(file, model)
-    found = read_checkpoint("keras", tmp_path / "w.h5").tensors
+    found = read(tmp_path / "w.h5").tensors
     np.testing.assert_array_equal(found["predictions/kernel"], np.asarray(layer.kernel))
     np.testing.assert_array_equal(found["predictions/bias"], np.asarray(layer.bias))
 
@@ -57,7 +57,7 @@ def test_keras_own_writer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("dtype", "widened"), [(">f4", False), ("<f2", True), (">f8", True)])
 def test_other_floats_and_byte_orders_become_native_float32(tmp_path: Path, dtype: str, widened: bool) -> None:
     value = np.array([[1.5, -2.0]], dtype=dtype)
-    found = read_checkpoint("keras", write_legacy(tmp_path / "w.h5", {"dense": {"kernel": value}}))
+    found = read(write_legacy(tmp_path / "w.h5", {"dense": {"kernel": value}}))
     assert found.tensors["dense/kernel"].dtype == np.dtype("<f4")
     assert found.tensors["dense/kernel"].tolist() == [[1.5, -2.0]]
     assert ("dense/kernel" in found.widened) == widened
@@ -70,7 +70,7 @@ def test_links_out_of_the_file_are_refused(tmp_path: Path, link: object) -> None
         del file["conv2d_1/conv2d_1/kernel:0"]
         file["conv2d_1/conv2d_1/kernel:0"] = link
     with pytest.raises(UnsafeCheckpoint, match="link to elsewhere"):
-        read_checkpoint("keras", path)
+        read(path)
 
 
 def test_external_bytes_are_refused(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_external_bytes_are_refused(tmp_path: Path) -> None:
             "kernel:0", shape=(4,), dtype="f4", external=[(str(tmp_path / "secret"), 0, 16)]
         )
     with pytest.raises(UnsafeCheckpoint, match="another file"):
-        read_checkpoint("keras", path)
+        read(path)
 
 
 def test_a_claim_of_memory_that_no_file_backs_is_refused(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_claim_of_memory_that_no_file_backs_is_refused(tmp_path: Path) -> None
         del file["conv2d_1/conv2d_1/kernel:0"]
         file["conv2d_1/conv2d_1"].create_dataset("kernel:0", shape=(1 << 40,), dtype="f4", chunks=(1 << 10,))
     with pytest.raises(UnsafeCheckpoint, match="claims"):
-        read_checkpoint("keras", path)
+        read(path)
 
 
 def test_a_listed_weight_that_is_not_there(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_a_listed_weight_that_is_not_there(tmp_path: Path) -> None:
     with h5py.File(path, "a") as file:
         del file["predictions/predictions/bias:0"]
     with pytest.raises(DamagedCheckpoint, match=r"predictions/bias:0.*not there"):
-        read_checkpoint("keras", path)
+        read(path)
 
 
 def test_a_model_within_the_model_keeps_its_layers_apart(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_model_within_the_model_keeps_its_layers_apart(tmp_path: Path) -> None
         file.create_group("stem").attrs["weight_names"] = [name.encode() for name in names]
         for place, name in enumerate(names):
             file[f"stem/{name}"] = np.full(2, place, np.float32)
-    found = read_checkpoint("keras", path)
+    found = read(path)
     assert sorted(found.tensors) == ["stem_conv/kernel", "stem_norm/gamma"]
 
 
@@ -122,23 +122,23 @@ def test_a_scope_that_tensorflow_made_unique_is_the_layers_all_the_same(tmp_path
         file.create_group("conv2d_1").attrs["weight_names"] = [b"model/conv2d_1_2/kernel:0", b"model/conv2d_1_2/bias:0"]
         file["conv2d_1/model/conv2d_1_2/kernel:0"] = np.ones((1, 1, 2, 3), np.float32)
         file["conv2d_1/model/conv2d_1_2/bias:0"] = np.ones(3, np.float32)
-    assert sorted(read_checkpoint("keras", path).tensors) == ["conv2d_1/bias", "conv2d_1/kernel"]
+    assert sorted(read(path).tensors) == ["conv2d_1/bias", "conv2d_1/kernel"]
 
 
 def test_a_file_that_is_cut_off(tmp_path: Path) -> None:
     path = write_legacy(tmp_path / "w.h5", LAYERS)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises((DamagedCheckpoint, NotACheckpoint)):
-        read_checkpoint("keras", path)
+        read(path)
 
 
 def test_what_is_no_such_file(tmp_path: Path) -> None:
     (tmp_path / "x.h5").write_bytes(b"hello")
     with pytest.raises(NotACheckpoint, match="not an HDF5 file"):
-        read_checkpoint("keras", tmp_path / "x.h5")
+        read(tmp_path / "x.h5")
     with h5py.File(tmp_path / "new.h5", "w") as file:
         file.create_group("layers")
     with pytest.raises(NotACheckpoint, match=r"holds no weights"):
-        read_checkpoint("keras", tmp_path / "new.h5")
+        read(tmp_path / "new.h5")
     with pytest.raises(MissingCheckpointFile):
-        read_checkpoint("keras", tmp_path / "none.h5")
+        read(tmp_path / "none.h5")

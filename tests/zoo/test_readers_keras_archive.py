@@ -61,6 +61,12 @@ def test_an_unpacked_archive(weights: Path, tmp_path: Path) -> None:
     assert [dense.activation for dense in found.dense] == ["relu"]
 
 
+def test_files_of_layers_are_left_aside_with_their_names(weights: Path, tmp_path: Path) -> None:
+    vocabulary = "assets/layers/string_lookup/vocabulary.txt"
+    found = read(write_archive(tmp_path / "m.keras", CONFIG, weights, (vocabulary, b"a")))
+    assert list(found.aside) == [vocabulary]
+
+
 def test_packed_entries_are_read(weights: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", json.dumps(CONFIG))

@@ -192,3 +192,10 @@ def test_layers_in_a_circle_end(tmp_path: Path) -> None:
     model = topology([dense("a", "b"), dense("b", "a")], [["a", 0, 0]])
     found = read(write(tmp_path / "m", [entry("a", [2])], bytes(8), modelTopology=model))
     assert [layer.name for layer in found.dense] == ["b", "a"]
+
+
+def test_code_in_a_topology_is_refused(tmp_path: Path) -> None:
+    code = {"class_name": "Lambda", "name": "twice", "config": {}, "inbound_nodes": []}
+    model = topology([code, dense("a", "twice")], [["a", 0, 0]])
+    with pytest.raises(UnsafeCheckpoint, match="layer 'twice' is a Lambda layer"):
+        read(write(tmp_path / "m", [entry("a", [2])], bytes(8), modelTopology=model))

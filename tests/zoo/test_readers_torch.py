@@ -244,6 +244,15 @@ def test_compressed_archives_are_refused(tmp_path: Path) -> None:
         read(write_zip(tmp_path / "a.pth", state, compression=zipfile.ZIP_DEFLATED))
 
 
+@pytest.mark.parametrize("name", ["../evil", "archive/../../evil", "/evil", "..\\evil"])
+def test_archives_with_names_that_lead_out_are_refused(name: str, tmp_path: Path) -> None:
+    path = write_zip(tmp_path / "a.pth", tensors(values()))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(name, b"x")
+    with pytest.raises(UnsafeCheckpoint, match=r"evil' leads out of the archive"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("content", "error"),
     [

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 from zoo.errors import InvalidArgument
-from zoo.readers import hub, keras_file, safetensors_file, slim, tfjs, torch_pickle
+from zoo.readers import hub, keras_process, safetensors_file, slim, tfjs, torch_pickle
 from zoo.readers.checkpoint import ForeignCheckpoint, ReadOptions
 
 # A source is a path on this machine, or what else the format's own tools take, e.g. a handle. Readers that there is
 # nothing to choose for take the path alone.
 READERS: dict[str, Callable[[str, ReadOptions], ForeignCheckpoint]] = {
     "hub": hub.read,
-    "keras": lambda source, options: keras_file.read(Path(source)),
+    "keras": lambda source, options: keras_process.read(Path(source)),
     "safetensors": lambda source, options: safetensors_file.read(Path(source)),
     "slim": lambda source, options: slim.read(Path(source), options),
     "tfjs": lambda source, options: tfjs.read(Path(source)),

@@ -12,7 +12,7 @@ import shutil
 import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -29,10 +29,11 @@ _FREE_CLAIM = 64 << 20  # bytes that an entry may claim whatever it holds
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """A model's configuration, and its weights as a file of their own."""
+    """A model's configuration, its weights as a file of their own, and the names of what else there is."""
 
     config: Any
     weights: Path
+    others: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def opened_archive(path: Path) -> Iterator[Parts]:
         with weights.open("wb") as file:
             config = parsed_config(_config(path, archive, entries), f"{path}: {CONFIG}")
             _copy(path, archive, entries[WEIGHTS], file)
-        yield Parts(config=config, weights=weights)
+        yield Parts(config=config, weights=weights, others=_others(entries))
 
 
 def opened_folder(folder: Path) -> Parts:
@@ -62,9 +63,14 @@ def opened_folder(folder: Path) -> Parts:
     if config.stat().st_size > MAX_CONFIG_BYTES:
         raise UnsafeCheckpoint(f"{config} has {config.stat().st_size} bytes; allowed are {MAX_CONFIG_BYTES}")
     weights = folder / WEIGHTS
+    names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     if not weights.is_file():
-        raise _no_weights(folder, [entry.name for entry in folder.iterdir()])
-    return Parts(config=parsed_config(config.read_bytes(), str(config)), weights=weights)
+        raise _no_weights(folder, names)
+    return Parts(config=parsed_config(config.read_bytes(), str(config)), weights=weights, others=_others(names))
+
+
+def _others(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(name for name in names if name.startswith("assets/") and not name.endswith("/")))
 
 
 def parsed_config(data: bytes, where: str) -> Any:
@@ -109,7 +115,7 @@ def _checked(path: Path, archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]
     return entries
 
 
-def _no_weights(where: Path, names: Any) -> NotACheckpoint:
+def _no_weights(where: Path, names: Iterable[str]) -> NotACheckpoint:
     return NotACheckpoint(
         f"{where} has no {WEIGHTS}; it holds {', '.join(sorted(names)[:8])}",
         hint="save it in one piece: model.save('model.keras')",

@@ -1,7 +1,7 @@
 """Reads whatever Keras saves: legacy `.h5`, Keras 3's `.weights.h5`, `.keras`. The content tells which, not the name.
 
 Takes a file, or the folder of an unpacked `.keras`. Gives a ForeignCheckpoint with the names `<layer>/<weight>`, as in
-`conv2d_3/kernel`. Next: `zoo.importer`.
+`conv2d_3/kernel`. Next: `zoo.readers.keras_process`, which is how `zoo.importer` gets here.
 
 A model's configuration, where there is one, is read as data and never deserialised: it tells layers' names and what the
 head is. One that holds code is refused.
@@ -20,7 +20,7 @@ from zoo.readers.checkpoint import (
     NotACheckpoint,
     existing_file,
 )
-from zoo.readers.keras_archive import CONFIG, WEIGHTS, opened_archive, opened_folder
+from zoo.readers.keras_archive import CONFIG, WEIGHTS, Parts, opened_archive, opened_folder
 from zoo.readers.keras_h5 import opened_h5
 from zoo.readers.keras_topology import model_layers, refuse_code, topology_facts
 from zoo.readers.keras_v3 import NamedValues
@@ -40,7 +40,7 @@ def read(source: Path) -> ForeignCheckpoint:
     """
     if source.is_dir() and (source / CONFIG).is_file():
         parts = opened_folder(source)
-        return _read_v3((source / CONFIG, parts.weights), parts.weights, str(parts.weights), parts.config)
+        return _read_v3((source / CONFIG, parts.weights), parts, str(parts.weights))
     path = existing_file(source, what="a Keras file", suffixes=(".keras", ".h5", ".hdf5"))
     with path.open("rb") as file:
         begins = file.read(8)
@@ -48,7 +48,7 @@ def read(source: Path) -> ForeignCheckpoint:
         raise DamagedCheckpoint(f"{path} is empty (0 bytes)")
     if begins.startswith(b"PK"):
         with opened_archive(path) as parts:
-            return _read_v3((path,), parts.weights, f"{path}: {WEIGHTS}", parts.config)
+            return _read_v3((path,), parts, f"{path}: {WEIGHTS}")
     if begins.startswith(b"{"):
         raise NotACheckpoint(
             f"{path} is JSON: a configuration alone, or the index of sharded weights, which are not read",
@@ -57,11 +57,12 @@ def read(source: Path) -> ForeignCheckpoint:
     return _read_h5(path)
 
 
-def _read_v3(files: tuple[Path, ...], weights: Path, label: str, config: Any) -> ForeignCheckpoint:
-    refuse_code(config, str(files[0]))
-    with opened_h5(weights, label) as h5:
-        found = keras_v3.read_values(h5, model_layers(config))
-    return _checkpoint(files, found, config)
+def _read_v3(files: tuple[Path, ...], parts: Parts, label: str) -> ForeignCheckpoint:
+    refuse_code(parts.config, str(files[0]))
+    with opened_h5(parts.weights, label) as h5:
+        found = keras_v3.read_values(h5, model_layers(parts.config))
+    found.aside |= dict.fromkeys(parts.others, "a layer's file beside the weights, such as a vocabulary")
+    return _checkpoint(files, found, parts.config)
 
 
 def _read_h5(path: Path) -> ForeignCheckpoint:

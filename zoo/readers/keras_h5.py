@@ -3,7 +3,8 @@
 Takes a file. Gives an OpenH5. Next: `zoo.readers.keras_legacy` and `zoo.readers.keras_v3`, which know the layouts.
 
 HDF5 lets a file point at other files, link a group into itself, and claim arrays of which it stores nothing. All three
-are refused before a value is read.
+are refused before a value is read. Against a file made to crash the HDF5 library itself nothing helps but another
+process: `zoo.readers.keras_process`.
 """
 
 from __future__ import annotations
@@ -160,5 +161,5 @@ def opened_h5(path: Path, label: str) -> Iterator[OpenH5]:
     try:
         with h5py.File(path, "r") as file:
             yield OpenH5(label=label, root=file, size=path.stat().st_size)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:  # what h5py raises of damaged files
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:  # h5py's
         raise DamagedCheckpoint(f"{label} cannot be read as HDF5: {error}") from None

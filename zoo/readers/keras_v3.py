@@ -163,7 +163,7 @@ def _from_titles(h5: OpenH5, groups: Mapping[tuple[str, ...], ValueGroup]) -> di
         raise NotACheckpoint(
             f"{h5.label}: {len(nameless)} groups such as {nameless[0]!r} don't say which layers they are: Keras before "
             "3.6 wrote only their classes and a count in an order of its own, so which is which would be a guess",
-            hint="load it where it was made and save the whole model: model.save('model.keras')",
+            hint="load it into its model and save that whole, which tells the names: model.save('model.keras')",
         )
     return known
 

@@ -26,7 +26,7 @@ from zoo.readers.checkpoint import (
     UnsafeCheckpoint,
     existing_file,
 )
-from zoo.readers.keras_topology import topology_facts
+from zoo.readers.keras_topology import refuse_code, topology_facts
 
 MODEL_FILE = "model.json"
 MAX_MODEL_BYTES = 64 << 20
@@ -61,13 +61,14 @@ def read(source: Path) -> ForeignCheckpoint:
         MissingCheckpointFile: no model.json, or shards missing; all are looked for before any is read.
         NotACheckpoint: not a layers-model, or a type that this reader doesn't know.
         DamagedCheckpoint: shards that are shorter or longer than the manifest says.
-        UnsafeCheckpoint: a shard outside the folder.
+        UnsafeCheckpoint: a shard outside the folder, or code in the topology.
     """
     model_file = source / MODEL_FILE if source.is_dir() else source
     if source.is_dir() and not model_file.exists():
         raise MissingCheckpointFile(f"{source} has no {MODEL_FILE}, which a TF.js model begins with")
     existing_file(model_file, what="a TF.js model.json", suffixes=(".json",))
     model = _json(model_file)
+    refuse_code(model.get("modelTopology"), str(model_file))
     groups = [_group(model_file, place, entry) for place, entry in enumerate(_manifest(model_file, model))]
     shards = [shard for paths, _ in groups for shard in paths]
     missing = sorted({shard.name for shard in shards if not shard.is_file()})

@@ -12,7 +12,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -121,6 +121,9 @@ def _zip(path: Path, opened: ExitStack) -> tuple[Any, Callable[[StorageRef], Byt
     except (zipfile.BadZipFile, NotImplementedError) as error:  # the second: a version of zip that nobody wrote
         raise DamagedCheckpoint(f"begins as a zip archive, but the archive is cut short or broken ({error})") from None
     entries = {entry.filename: entry for entry in archive.infolist()}
+    outside = [name for name in entries if "\\" in name or PurePosixPath(name).is_absolute() or ".." in name.split("/")]
+    if outside:  # nothing is ever unpacked here; but whoever made it wanted other tools to
+        raise UnsafeCheckpoint(f"its entry {outside[0]!r} leads out of the archive")
     packed = [
         entry.filename for entry in entries.values() if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1
     ]
