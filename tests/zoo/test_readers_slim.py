@@ -33,7 +33,7 @@ from zoo.readers.crc32c import crc32c, unmasked
 from zoo.readers.slim import read
 from zoo.readers.slim_bundle import Bundle
 from zoo.readers.slim_files import SeveralCheckpoints, find_files
-from zoo.readers.slim_index import read_index
+from zoo.readers.slim_index import BundleIndex, read_index
 from zoo.readers.slim_tensorflow import TensorFlowReader
 from zoo.restore_report import IncompleteRestore
 from zoo.store.memory import MemoryStore
@@ -250,6 +250,16 @@ def test_any_flipped_or_cut_index_is_an_error_of_ours(saved: Path) -> None:
         for name, value in found.tensors.items():
             np.testing.assert_array_equal(value, SMALL[name])
     assert min(survived) >= _end_of_first_block(whole) + 5  # what nobody reads: a second, empty block, and padding
+
+
+def test_variables_that_share_bytes_take_no_more_memory_than_the_shards_have(saved: Path) -> None:
+    files = find_files(saved).files
+    index = read_index(files[0])
+    assert index is not None
+    entry = index.entries["Net/layer/weights"]
+    many = BundleIndex(shards=1, entries={f"w{number}": entry for number in range(1000)}, plain=True)
+    with pytest.raises(DamagedCheckpoint, match="claims tensors of 96000 bytes, its shards have 104"):
+        Bundle(saved, many, files[1:])
 
 
 @pytest.mark.parametrize("left", [0, 10, 200])

@@ -42,6 +42,9 @@ class Bundle:
         self._source, self._entries, self._shards = source, index.entries, shards
         self.shapes = {name: entry.shape for name, entry in index.entries.items()}
         self.types = {name: _TYPES.get(entry.type, "other") for name, entry in index.entries.items()}
+        claimed, held = sum(entry.size for entry in index.entries.values()), sum(each.stat().st_size for each in shards)
+        if claimed > held:  # entries that share bytes, which nobody writes
+            raise DamagedCheckpoint(f"{source} claims tensors of {claimed} bytes, its shards have {held}")
         for name, entry in index.entries.items():
             kind = self.types[name]
             if kind != "other" and math.prod(entry.shape) * _bytes_each(kind) != entry.size:
