@@ -13,7 +13,13 @@ import numpy as np
 import pytest
 
 from tests.zoo.torch_files import Storage, Tensor, tensors, write_legacy, write_zip
-from zoo.readers.checkpoint import DamagedCheckpoint, MissingCheckpointFile, NotACheckpoint, UnsafeCheckpoint
+from zoo.readers.checkpoint import (
+    DamagedCheckpoint,
+    MissingCheckpointFile,
+    NotACheckpoint,
+    ReadOptions,
+    UnsafeCheckpoint,
+)
 from zoo.readers.torch_pickle import read
 
 Write = Callable[..., Path]
@@ -77,6 +83,32 @@ def test_nested_state_dict_and_data_parallel(write: Write, tmp_path: Path) -> No
     assert list(found.tensors) == list(values())
     assert any("arch, epoch" in note for note in found.notes)
     assert any("module." in note for note in found.notes)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_weights_under_a_training_scripts_key(write: Write, key: str, tmp_path: Path) -> None:
+    found = read(write(tmp_path / "a.pth", {"epoch": 3, key: tensors(values())}))
+    assert list(found.tensors) == list(values())
+    assert found.notes == (f"read {key} only; the checkpoint also holds epoch",)
+    assert found.recipe == {}
+
+
+@LAYOUTS
+def test_moving_averages_come_first_unless_the_raw_weights_are_asked_for(write: Write, tmp_path: Path) -> None:
+    raw, averaged = {"a": np.zeros(2, np.float32)}, {"a": np.ones(2, np.float32)}
+    both = [Tensor(Storage(str(place), each["a"]), (2,)) for place, each in enumerate((raw, averaged))]
+    path = write(tmp_path / "a.pth", {"state_dict": {"a": both[0]}, "state_dict_ema": {"a": both[1]}})
+    found = read(path)
+    np.testing.assert_array_equal(found.tensors["a"], averaged["a"])
+    assert found.recipe == {"ema": True}
+    assert found.notes == ("read state_dict_ema only; the checkpoint also holds state_dict",)
+    found = read(path, ReadOptions(raw_weights=True))
+    np.testing.assert_array_equal(found.tensors["a"], raw["a"])
+    assert found.recipe == {}
+    only = write(tmp_path / "b.pth", {"state_dict_ema": {"a": both[1]}})
+    with pytest.raises(NotACheckpoint, match="state_dict_ema"):
+        read(only, ReadOptions(raw_weights=True))
 
 
 class Shell:

@@ -17,7 +17,7 @@ READERS: dict[str, Callable[[str, ReadOptions], ForeignCheckpoint]] = {
     "safetensors": lambda source, options: safetensors_file.read(Path(source)),
     "slim": lambda source, options: slim.read(Path(source), options),
     "tfjs": lambda source, options: tfjs.read(Path(source)),
-    "torch": lambda source, options: torch_pickle.read(Path(source)),
+    "torch": lambda source, options: torch_pickle.read(Path(source), options),
 }
 
 

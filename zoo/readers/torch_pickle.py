@@ -17,18 +17,29 @@ from typing import Any
 
 import numpy as np
 
-from zoo.readers.checkpoint import DamagedCheckpoint, ForeignCheckpoint, NotACheckpoint, UnsafeCheckpoint, existing_file
+from zoo.readers.checkpoint import (
+    DamagedCheckpoint,
+    ForeignCheckpoint,
+    NotACheckpoint,
+    ReadOptions,
+    UnsafeCheckpoint,
+    existing_file,
+)
 from zoo.readers.inert_pickle import STORAGES, StorageRef, TensorRef, load_pickle, pickle_end, to_array
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+# What training scripts keep the weights under (timm's, torchvision's, Lightning's), and their moving averages.
+_AVERAGES = ("state_dict_ema", "model_ema")
+_PLAIN = ("state_dict", "model", "model_state_dict")
 _MAX_AMPLIFICATION = 4  # bytes of all tensors over bytes of the file; above 1 only where tensors share a storage
 
 Bytes = bytes | memoryview
 
 
-def read(source: Path) -> ForeignCheckpoint:
-    """Reads every tensor of the state_dict.
+def read(source: Path, options: ReadOptions | None = None) -> ForeignCheckpoint:
+    """Reads every tensor of the state_dict; of their moving averages where the file has them, as timm does, unless the
+    options want the raw weights.
 
     Raises:
         MissingCheckpointFile; NotACheckpoint: another format, or something else than a state_dict in it;
@@ -41,11 +52,18 @@ def read(source: Path) -> ForeignCheckpoint:
         if not data:
             raise DamagedCheckpoint("empty (0 bytes)")
         loaded, storages = _zip(path, opened) if data[:4] == b"PK\x03\x04" else _legacy(data)
-        refs, notes = _state_dict(loaded)
+        refs, averaged, notes = _state_dict(loaded, options is not None and options.raw_weights)
         arrays = _arrays(refs, storages, len(data))
     widened = {name: stored for name, (_, stored) in arrays.items() if stored in ("bfloat16", "float16", "float64")}
     tensors = {name: value.astype(np.float32) if name in widened else value for name, (value, _) in arrays.items()}
-    return ForeignCheckpoint(files=(path,), tensors=tensors, frameworks=("torch",), widened=widened, notes=notes)
+    return ForeignCheckpoint(
+        files=(path,),
+        tensors=tensors,
+        frameworks=("torch",),
+        widened=widened,
+        recipe={"ema": True} if averaged else {},
+        notes=notes,
+    )
 
 
 @contextmanager
@@ -161,14 +179,16 @@ def _absent(storage: StorageRef) -> Bytes:
     raise DamagedCheckpoint(f"a tensor refers to storage {storage.key!r}, which the file does not hold")
 
 
-def _state_dict(loaded: Any) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
-    """The flat name → tensor mapping, itself or under the key `state_dict`."""
+def _state_dict(loaded: Any, raw_weights: bool) -> tuple[dict[str, TensorRef], bool, tuple[str, ...]]:
+    """The flat name → tensor mapping, itself or under a training script's key; and whether it is of moving averages."""
     notes: list[str] = []
-    if isinstance(loaded, dict) and isinstance(loaded.get("state_dict"), dict):
-        others = sorted(str(key) for key in loaded if key != "state_dict")
+    found = [key for key in (*_AVERAGES, *_PLAIN) if isinstance(loaded, dict) and isinstance(loaded.get(key), dict)]
+    chosen = next((key for key in found if key in _PLAIN or not raw_weights), None)
+    if chosen is not None:
+        others = sorted(str(key) for key in loaded if key != chosen)
         if others:
-            notes.append(f"read state_dict only; the checkpoint also holds {', '.join(others)}")
-        loaded = loaded["state_dict"]
+            notes.append(f"read {chosen} only; the checkpoint also holds {', '.join(others)}")
+        loaded = loaded[chosen]
     if not isinstance(loaded, dict) or not loaded:
         raise NotACheckpoint(f"holds a {type(loaded).__name__}, not a state_dict (a mapping of names to tensors)")
     strangers = [f"{key!r:.80} ({type(value).__name__})" for key, value in loaded.items() if not _is_entry(key, value)]
@@ -180,7 +200,7 @@ def _state_dict(loaded: Any) -> tuple[dict[str, TensorRef], tuple[str, ...]]:
     if all(name.startswith("module.") for name in refs):
         notes.append("took the prefix 'module.' (of DataParallel) off every name")
         refs = {name.removeprefix("module."): ref for name, ref in refs.items()}
-    return refs, tuple(notes)
+    return refs, chosen in _AVERAGES, tuple(notes)
 
 
 def _is_entry(key: Any, value: Any) -> bool:
