@@ -9,8 +9,12 @@ bits and fewer, GIF and BMP; 16-bit grey PNG differs by one level of 255 at most
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
 import tensorflow as tf
 
+from finetune.data.image_decode import SCALES
 from finetune.export.exif_graph import jpeg_orientation, upright
 from finetune.export.resampling import resize
 from zoo.input_spec import InputSpec
@@ -25,10 +29,53 @@ NOTES = (
 def preprocessed(encoded_B: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     """float32 [B, spec.height, spec.width, 3] of encoded images; an unreadable one fails the whole batch."""
     pixels = tf.TensorSpec([spec.height, spec.width, 3], tf.uint8)
-    image_BHWC = tf.map_fn(
-        lambda data: fitted(decoded(data, spec.background), spec), encoded_B, fn_output_signature=pixels
-    )
+    image_BHWC = tf.map_fn(lambda data: seen(data, spec), encoded_B, fn_output_signature=pixels)
     return normalised(image_BHWC, spec)
+
+
+def seen(data: tf.Tensor, spec: InputSpec) -> tf.Tensor:
+    """uint8 [spec.height, spec.width, 3] of one encoded image; a large JPEG is decoded at a part of its size."""
+
+    def whole() -> tf.Tensor:
+        return fitted(decoded(data, spec.background), spec)
+
+    if not spec.antialias or spec.interpolation == "nearest":
+        return whole()
+    is_jpeg = tf.strings.substr(data, 0, 3) == b"\xff\xd8\xff"
+    return tf.cond(is_jpeg, lambda: _jpeg_seen(data, spec, whole), whole)
+
+
+def _jpeg_seen(data: tf.Tensor, spec: InputSpec, whole: Callable[[], tf.Tensor]) -> tf.Tensor:
+    """As `finetune.data.image_decode` and `finetune.data.preprocess.fitted` do it."""
+    stored = tf.image.extract_jpeg_shape(data)[:2]
+    orientation = jpeg_orientation(data)
+    size = tf.where(orientation >= 5, stored[::-1], stored)
+    plan = _PLANS[spec.fit](size[0], size[1], spec)
+    factor = tf.minimum(
+        _ratio(plan.bottom - plan.top, plan.size[0]),
+        _ratio(plan.right - plan.left, plan.size[1]),
+    )
+
+    def at(scale: int) -> tf.Tensor:
+        shrunk_HWC = tf.io.decode_jpeg(data, channels=3, ratio=scale, dct_method="INTEGER_ACCURATE")
+        shrunk_HWC = upright(shrunk_HWC, orientation)
+        beyond = tf.cast(tf.shape(shrunk_HWC)[:2], tf.float64) - tf.cast(size, tf.float64) / scale
+        ends_top = tf.reduce_any(orientation == tf.constant([3, 4, 7, 8], tf.int64))
+        ends_left = tf.reduce_any(orientation == tf.constant([2, 3, 6, 7], tf.int64))
+        origin = tf.where(tf.stack([ends_top, ends_left] * 2), tf.tile(beyond, [2]), tf.zeros([4], tf.float64))
+        box = tf.cast(tf.stack([plan.top, plan.left, plan.bottom, plan.right]), tf.float64) / scale + origin
+        resized = resize(shrunk_HWC, plan.size, interpolation=spec.interpolation, antialias=True, box=box)
+        return _placed(resized, plan, spec)
+
+    # The smallest part that is allowed; 0 stands for the whole.
+    chosen = tf.reduce_sum([tf.cast(factor >= least, tf.int32) for _, least in SCALES])
+    parts = [lambda scale=scale: at(scale) for scale, _ in reversed(SCALES)]
+    return tf.switch_case(chosen, [whole, *parts])
+
+
+def _ratio(side: Any, new: Any) -> tf.Tensor:
+    """Truly divided: Grappler turns `/` by a constant into a product with its reciprocal, one bit off."""
+    return tf.math.divide_no_nan(tf.cast(side, tf.float64), tf.cast(new, tf.float64))
 
 
 def normalised(pixels_BHWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
@@ -82,26 +129,48 @@ def _composited(seen_HW4: tf.Tensor, background: tuple[int, int, int]) -> tf.Ten
     return tf.cast((mixed_HWC // 256 + mixed_HWC) // 256 // 128, tf.uint8)  # // 2^n is >> n of what is not negative
 
 
+class _Plan(NamedTuple):
+    """What lies between the four sides is resized to `size` (height, width); its corner then lies at `offset`."""
+
+    top: Any
+    left: Any
+    bottom: Any
+    right: Any
+    size: tuple[Any, Any]
+    offset: tuple[Any, Any]
+
+
 def fitted(image_HWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
     """uint8 [spec.height, spec.width, 3] of an image of any size."""
-    fits = {"squash": _squash, "shortest": _shortest, "pad": _pad}
-    return tf.ensure_shape(fits[spec.fit](image_HWC, spec), [spec.height, spec.width, 3])
-
-
-def _squash(image_HWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    return _resized(_central(image_HWC, spec.crop_fraction), (spec.height, spec.width), spec)
-
-
-def _shortest(image_HWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    cover_height, cover_width = int(spec.height / spec.crop_fraction), int(spec.width / spec.crop_fraction)
     shape = tf.shape(image_HWC)
-    height, width = shape[0], shape[1]
+    plan = _PLANS[spec.fit](shape[0], shape[1], spec)
+    cut_HWC = image_HWC[plan.top : plan.bottom, plan.left : plan.right]
+    resized = resize(cut_HWC, plan.size, interpolation=spec.interpolation, antialias=spec.antialias)
+    return _placed(resized, plan, spec)
+
+
+def _placed(image_HWC: tf.Tensor, plan: _Plan, spec: InputSpec) -> tf.Tensor:
+    top, left = plan.offset
+    if spec.fit == "shortest":
+        image_HWC = image_HWC[-top : spec.height - top, -left : spec.width - left]
+    if spec.fit == "pad":
+        room = [[top, spec.height - plan.size[0] - top], [left, spec.width - plan.size[1] - left]]
+        channels = [tf.pad(image_HWC[..., place], room, constant_values=spec.background[place]) for place in range(3)]
+        image_HWC = tf.stack(channels, axis=-1)
+    return tf.ensure_shape(image_HWC, [spec.height, spec.width, 3])
+
+
+def _squash(height: Any, width: Any, spec: InputSpec) -> _Plan:
+    return _Plan(*_central(height, width, spec.crop_fraction), (spec.height, spec.width), (0, 0))
+
+
+def _shortest(height: Any, width: Any, spec: InputSpec) -> _Plan:
+    cover_height, cover_width = int(spec.height / spec.crop_fraction), int(spec.width / spec.crop_fraction)
     fills_height = cover_height * width >= cover_width * height
-    new_height = tf.where(fills_height, cover_height, tf.maximum(cover_height, cover_width * height // width))
+    new_height = tf.where(fills_height, cover_height, tf.maximum(cover_width * height // width, cover_height))
     new_width = tf.where(fills_height, tf.maximum(cover_width, cover_height * width // height), cover_width)
-    top, left = _half(new_height - spec.height), _half(new_width - spec.width)
-    whole_HWC = _resized(image_HWC, (new_height, new_width), spec)
-    return whole_HWC[top : top + spec.height, left : left + spec.width]
+    offset = -_half(new_height - spec.height), -_half(new_width - spec.width)
+    return _Plan(0, 0, height, width, (new_height, new_width), offset)
 
 
 def _half(side: tf.Tensor) -> tf.Tensor:
@@ -109,25 +178,21 @@ def _half(side: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.round(tf.cast(side, tf.float64) / 2), tf.int32)
 
 
-def _pad(image_HWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:
-    image_HWC = _central(image_HWC, spec.crop_fraction)
-    sides = tf.cast(tf.shape(image_HWC)[:2], tf.float64)
+def _pad(height: Any, width: Any, spec: InputSpec) -> _Plan:
+    box = _central(height, width, spec.crop_fraction)
+    sides = tf.cast(tf.stack([box[2] - box[0], box[3] - box[1]]), tf.float64)
     scale = tf.minimum(spec.width / sides[1], spec.height / sides[0])
     size = tf.maximum(1, tf.cast(tf.round(sides * scale), tf.int32))
-    small_HWC = _resized(image_HWC, (size[0], size[1]), spec)
-    top, left = (spec.height - size[0]) // 2, (spec.width - size[1]) // 2
-    room = [[top, spec.height - size[0] - top], [left, spec.width - size[1] - left]]
-    channels = [tf.pad(small_HWC[..., place], room, constant_values=spec.background[place]) for place in range(3)]
-    return tf.stack(channels, axis=-1)
+    offset = (spec.height - size[0]) // 2, (spec.width - size[1]) // 2
+    return _Plan(*box, (size[0], size[1]), offset)
 
 
-def _central(image_HWC: tf.Tensor, fraction: float) -> tf.Tensor:
+_PLANS = {"squash": _squash, "shortest": _shortest, "pad": _pad}
+
+
+def _central(height: Any, width: Any, fraction: float) -> tuple[Any, Any, Any, Any]:
     if fraction == 1:
-        return image_HWC
-    sides = tf.cast(tf.shape(image_HWC)[:2], tf.float64)
+        return 0, 0, height, width
+    sides = tf.cast(tf.stack([height, width]), tf.float64)
     cut = tf.cast((sides - sides * fraction) / 2, tf.int32)
-    return image_HWC[cut[0] : tf.shape(image_HWC)[0] - cut[0], cut[1] : tf.shape(image_HWC)[1] - cut[1]]
-
-
-def _resized(image_HWC: tf.Tensor, size: tuple[int | tf.Tensor, int | tf.Tensor], spec: InputSpec) -> tf.Tensor:
-    return resize(image_HWC, size, interpolation=spec.interpolation, antialias=spec.antialias)
+    return cut[0], cut[1], height - cut[0], width - cut[1]

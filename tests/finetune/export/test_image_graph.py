@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from finetune.data.image_decode import scale_for
 from finetune.data.preprocess import load_pixels, preprocess
-from finetune.export.image_graph import decoded, fitted, preprocessed
+from finetune.export.image_graph import decoded, fitted, preprocessed, seen
 from zoo.input_spec import InputSpec
 
 MAX_PIXELS = 10**7
@@ -145,6 +146,29 @@ def test_damaged_exif_means_upright(run: Callable[[bytes], np.ndarray], cut: int
     end = data.index(b"\xff\xdb", start)
     data[min(start + cut, end) : end] = b"\xee" * (end - min(start + cut, end))
     np.testing.assert_array_equal(run(bytes(data)), expected(bytes(data), SPEC))
+
+
+# Sides that are no multiples of 8; 1/8, 1/4, 1/2 and the whole; both passes first, by squash also unequally.
+LARGE = [(333, 270), (803, 1001), (261, 450), (190, 333), (130, 97), (96, 600)]
+
+
+@pytest.mark.parametrize(
+    ("fit", "interpolation"), [("squash", "bilinear"), ("shortest", "bicubic"), ("pad", "lanczos")]
+)
+def test_large_jpegs_are_decoded_at_a_part_of_their_size(fit: Any, interpolation: Any) -> None:
+    spec = InputSpec(height=23, width=27, fit=fit, interpolation=interpolation, crop_fraction=0.9)
+    run = tf.function(lambda data: seen(data, spec), input_signature=[tf.TensorSpec([], tf.string)])
+    scales = set()
+    for place, (width, height) in enumerate(LARGE):
+        exif = Image.Exif()
+        for orientation in range(1, 9):
+            exif[0x0112] = orientation
+            data = encoded(smooth(place, width, height), "JPEG", exif=exif)
+            np.testing.assert_array_equal(
+                run(data).numpy(), expected(data, spec), err_msg=f"{width} × {height}, orientation {orientation}"
+            )
+        scales.add(scale_for(min(width / spec.width, height / spec.height)))
+    assert scales == {1, 2, 4, 8}
 
 
 def test_values_get_their_range_in_batches() -> None:
