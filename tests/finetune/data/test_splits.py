@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from finetune.data.image_header import UnreadableImage
 from finetune.data.source import Example
-from finetune.data.splits import InvalidSplit, Split, SplitChanged, split_examples
+from finetune.data.splits import Indices, InvalidSplit, Split, SplitChanged, split_examples
 from zoo.errors import NotFound
 
 
@@ -140,3 +141,131 @@ def test_a_split_file_that_is_none(tmp_path: Path, content: str, says: str) -> N
 def test_a_split_file_that_is_missing(tmp_path: Path) -> None:
     with pytest.raises(NotFound, match=r"no file .*split\.json"):
         split_examples(examples(3), f"file:{tmp_path / 'split.json'}", seed=1)
+
+
+def test_content_decides_whatever_the_name() -> None:
+    some = examples(200)
+    images = [f"image {index // 2}".encode() for index in range(200)]  # every one twice
+    split = split_examples(some, "hash-content:0.6,0.2,0.2", seed=1, read=images.__getitem__)
+    side = {images[index]: part for part in ("train", "validation", "test") for index in getattr(split, part)}
+    for part in ("train", "validation", "test"):
+        assert {images[index] for index in getattr(split, part)} == {i for i, where in side.items() if where == part}
+    renamed = [Example(id=f"other/{example.id}") for example in some]
+    assert split_examples(renamed, "hash-content:0.6,0.2,0.2", seed=9, read=images.__getitem__) == split
+    assert (len(split.train), split.test[:4]) == (126, [6, 7, 12, 13])  # frozen
+    with pytest.raises(InvalidSplit, match="needs the images' bytes"):
+        split_examples(some, "hash-content:0.6,0.2,0.2", seed=1)
+
+
+def test_an_image_that_cant_be_read_stays_in_the_split_to_be_reported() -> None:
+    def read(index: int) -> bytes:
+        if index % 10 == 0:
+            raise UnreadableImage("gone", cause="unreadable")
+        return str(index).encode()
+
+    split = split_examples(examples(100), "hash-content:0.5,0.5", seed=1, read=read)
+    assert parts(split) == list(range(100))
+    assert not split.unused
+
+
+def test_a_group_stays_on_one_side() -> None:
+    some = [Example(id=f"photos/person{n % 40:02d}_{n:04d}.jpg") for n in range(400)]
+    split = split_examples(some, "group:0.6,0.2,0.2:person(\\d+)_", seed=1)
+    assert parts(split) == list(range(400))
+    people = [{index % 40 for index in part} for part in (split.train, split.validation, split.test)]
+    assert sum(map(len, people)) == 40
+    assert min(map(len, people)) > 1
+    more = split_examples([*some, Example(id="photos/person99_0000.jpg")], "group:0.6,0.2,0.2:person(\\d+)_", seed=2)
+    assert {index for index in more.train if index < 400} == set(split.train)
+    # Without a group in the pattern the whole match counts; a colon in it is part of it.
+    again = split_examples([Example(id=f"{n % 9}:{n}") for n in range(90)], r"group:0.5,0.5:^\d:", seed=1)
+    assert {index % 9 for index in again.train}.isdisjoint(index % 9 for index in again.validation)
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        ("group:0.8,0.2", "expected shares and a pattern"),
+        ("group:0.8,0.2:(", "is no regular expression"),
+        ("group:0.8,0.2:000(5)", r"in 8 of 9 ids there is no match, the first is '00000\.jpg'"),
+        ("group:0.8,0.1,0.1:^0000", r"train would be empty: fraction 0.8 of n = 1 groups is 0.8, less than 1"),
+        ("group:0.8:^0", "two or three shares"),
+        ("hash-content:1,1", "sum of at most 1"),
+    ],
+)
+def test_group_and_content_rules_that_cannot_be_met(rule: str, says: str) -> None:
+    with pytest.raises(InvalidSplit, match=says):
+        split_examples(examples(9), rule, seed=1, read=lambda index: b"")
+
+
+def test_too_few_groups_for_every_part_is_said() -> None:
+    some = [Example(id=f"{letter}{n}") for letter in "abcdefghij" for n in range(20)]
+    with pytest.raises(InvalidSplit, match=r"is empty: by their 10 groups none of n = 200 examples"):
+        split_examples(some, "group:0.8,0.1,0.1:^.", seed=1)
+
+
+def test_stratified_with_several_classes_an_image() -> None:
+    """Every class has its share in every part, rare ones at least one, and images without a class are dealt too."""
+    some = [
+        Example(
+            id=f"{n:04d}",
+            labels=tuple(
+                name for name, every in (("person", 2), ("dog", 3), ("cat", 7), ("zebra", 150)) if n % every == 0
+            ),
+        )
+        for n in range(600)
+    ]
+    split = split_examples(some, "stratified:0.5,0.25,0.25", seed=1)
+    assert parts(split) == list(range(600))
+    for name, total in (("person", 300), ("dog", 200), ("cat", 86), ("zebra", 4)):
+        counts = [
+            sum(name in some[index].labels for index in part) for part in (split.train, split.validation, split.test)
+        ]
+        assert sum(counts) == total
+        assert counts == [
+            pytest.approx(total / 2, abs=2),
+            pytest.approx(total / 4, abs=2),
+            pytest.approx(total / 4, abs=2),
+        ]
+        assert min(counts) >= 1
+    bare = [sum(not some[index].labels for index in part) for part in (split.train, split.validation)]
+    assert bare[0] > bare[1] > 0
+    assert len(split_examples(some, "stratified:0.4,0.2", seed=1).unused) == pytest.approx(240, abs=8)
+
+
+def test_stratified_with_a_class_too_rare_among_several() -> None:
+    some = [Example(id=f"{n}", labels=("a", "b") if n else ("a", "b", "rare", "other")) for n in range(20)]
+    with pytest.raises(
+        InvalidSplit, match=r"class 'other' has 1 example\(s\), too few for one in each of 2 parts; and 1 more classes"
+    ):
+        split_examples(some, "stratified:0.5,0.5", seed=1)
+
+
+def test_classes_that_differ_only_in_case_or_accents_are_different() -> None:
+    names = ["Cat", "cat", "chat", "châat", "cha\u0302at", "猫", "狗"]
+    some = [Example(id=f"{name}/{n}.jpg", label=name) for name in names for n in range(10)]
+    split = split_examples(some, "stratified:0.8,0.2", seed=1)
+    for name in names:
+        assert [sum(some[i].label == name for i in part) for part in (split.train, split.validation)] == [8, 2]
+
+
+def test_eighteen_images_fewer_than_a_batch() -> None:
+    some = [Example(id=f"{n:02d}", label="ab"[n % 2]) for n in range(18)]
+    split = split_examples(some, "stratified:0.8,0.2", seed=1)
+    assert (len(split.train), len(split.validation)) == (14, 4)
+    assert len(split_examples(some, "ordered:16,2", seed=1).train) == 16
+    with pytest.raises(InvalidSplit, match=r"fraction 0.05 of n = 18 examples is 0.9, less than 1"):
+        split_examples(some, "stratified:0.9,0.05,0.05", seed=1)
+
+
+def test_indices_take_four_bytes_and_behave_like_a_tuple() -> None:
+    split = Split(train=range(5000), validation=(7001, 7002), unused=[9])
+    assert split.train.array.nbytes == 20_000  # type: ignore[attr-defined]
+    assert list(split.train) == list(range(5000))
+    assert (split.train[-1], split.train[1:3], split.validation) == (4999, (1, 2), (7001, 7002))
+    assert 4999 in split.train
+    assert 5000 not in split.train
+    assert not split.test
+    assert split == Split(train=tuple(range(5000)), validation=[7001, 7002], unused=(9,))
+    assert split != Split(train=range(5000), validation=(7001,), unused=(9,))
+    assert hash(split.validation) == hash(Indices([7001, 7002]))
