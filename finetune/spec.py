@@ -46,7 +46,8 @@ class DataConfig(_Part):
 
 
 class ModelConfig(_Part):
-    train_from: Literal["none"] = "none"  # the backbone is frozen whole
+    # `none`: the backbone is frozen whole; `all`; or the first endpoint that is trained, e.g. Mixed_7a
+    train_from: Annotated[str, Field(min_length=1)] = "none"
 
 
 class OptimizerConfig(_Part):

@@ -74,7 +74,7 @@ def _whole_epoch(num_examples: int, seed: int, epoch: int) -> np.ndarray:
 def _keys(seed: int, epoch: int) -> tuple[np.uint64, ...]:
     """One key a round. Arithmetic modulo 2**64, so that `finetune.data.queue` can repeat it inside a graph."""
     at = (epoch * GOLDEN) % 2**64
-    return tuple(np.uint64(_mixed(key ^ at)) for key in seed_keys(seed))
+    return tuple(np.uint64(mixed(key ^ at)) for key in seed_keys(seed))
 
 
 def seed_keys(seed: int) -> tuple[int, ...]:
@@ -83,7 +83,7 @@ def seed_keys(seed: int) -> tuple[int, ...]:
     return tuple(int.from_bytes(digest[at : at + 8], "little") for at in range(0, len(digest), 8))
 
 
-def _mixed(value: int) -> int:
+def mixed(value: int) -> int:
     """splitmix64's finisher: a permutation of the 64-bit numbers in which every bit depends on every other."""
     value = ((value ^ (value >> 30)) * M1) % 2**64
     value = ((value ^ (value >> 27)) * M2) % 2**64

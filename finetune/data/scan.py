@@ -10,19 +10,28 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from finetune.data.image_header import UnreadableImage, check_image
+from finetune.data.preprocess import load_pixels
 from finetune.data.source import BadRecord, ExampleSource
+from zoo.input_spec import InputSpec
 
 
-def scan(source: ExampleSource, indices: Sequence[int], max_pixels: int) -> list[BadRecord]:
+def scan(
+    source: ExampleSource, indices: Sequence[int], max_pixels: int, *, decode_for: InputSpec | None = None
+) -> list[BadRecord]:
     """The images among `indices` whose header shows them to be unusable, in that order.
 
     Found here: gone, empty, not an image, over `max_pixels`. Not found: data that break off or are damaged further
-    on; only decoding shows those, and `finetune.data.features` lists them in the same form.
+    on; only decoding shows those, and `finetune.data.features` lists them in the same form. With `decode_for` they are
+    decoded here.
     """
 
     def check(index: int) -> BadRecord | None:
         try:
-            check_image(source.read(index), max_pixels)
+            data = source.read(index)
+            if decode_for is None:
+                check_image(data, max_pixels)
+            else:
+                load_pixels(data, decode_for, max_pixels=max_pixels)
         except UnreadableImage as error:
             return BadRecord(id=source.examples[index].id, reason=error.message)
         return None

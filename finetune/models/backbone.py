@@ -30,7 +30,7 @@ from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
 from zoo.errors import FailedPrecondition, InvalidArgument
 from zoo.input_spec import InputSpec
-from zoo.manifest import Architecture, canonical_json
+from zoo.manifest import Architecture, Asset, canonical_json
 from zoo.restore_report import RestoreReport
 from zoo.tensors import read_safetensors
 
@@ -192,10 +192,7 @@ class Backbone:
         component = manifest.component("backbone")
         if component is None:
             raise NoBackbone(f"{known.reference} has no backbone component", hint=f"zoo show {known.reference}")
-        names = architecture_facts(manifest.architecture.name).assets
-        wanted = {asset.name: asset for asset in manifest.assets if asset.name in names}
-        assets = {name: catalog.open_asset(known, name).read_bytes() for name in wanted}
-        model = build_backbone(manifest.architecture, manifest.input_spec, assets=assets)
+        model = build_backbone(manifest.architecture, manifest.input_spec, assets=backbone_assets(catalog, known))
         report = restore(named_variables(model), read_safetensors(catalog.open_component(known, "backbone")))
         report.require_complete(f"backbone of {known.reference}")
         return cls(
@@ -204,7 +201,7 @@ class Backbone:
             component_digest=component.digest,
             model=model,
             report=report,
-            asset_digests={name: asset.digest for name, asset in wanted.items()},
+            asset_digests={asset.name: asset.digest for asset in _assets(known)},
         )
 
     def feature_vector(self, image_BHWC: Any) -> tf.Tensor:
@@ -217,3 +214,13 @@ class Backbone:
 
     def _outputs(self, image_BHWC: tf.Tensor) -> dict[str, tf.Tensor]:
         return dict(self.model(image_BHWC, training=False))
+
+
+def backbone_assets(catalog: Catalog, version: ModelVersion) -> dict[str, bytes]:
+    """The files of a version that its backbone is built from, by name; none for most architectures."""
+    return {asset.name: catalog.open_asset(version, asset.name).read_bytes() for asset in _assets(version)}
+
+
+def _assets(version: ModelVersion) -> list[Asset]:
+    names = architecture_facts(version.manifest.architecture.name).assets
+    return [asset for asset in version.manifest.assets if asset.name in names]

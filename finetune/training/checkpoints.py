@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from finetune.jobs.folder import CHECKPOINT_RECORD, read_json, write_json
 from finetune.spec import JobSpec
+from finetune.training.weights import averaged_name
 from zoo.atomic_file import NoSpace, fsync_directory, storage_error
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 
@@ -135,18 +136,22 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         return record
 
-    def read_weights(self, step: int) -> dict[str, np.ndarray]:
-        """The head's weights by name, with the moving averages in place where there are some: what is evaluated,
-        exported and best. Needs no model. Raises CheckpointGone, DamagedCheckpoint, AnotherCheckpoint."""
+    def read_weights(self, step: int, component: str = "head") -> dict[str, np.ndarray]:
+        """A component's weights by name, with the moving averages in place where there are some: what is evaluated,
+        exported and best. Empty for one that isn't trained. Needs no model. Raises CheckpointGone, DamagedCheckpoint,
+        AnotherCheckpoint."""
         record = self.record(step)
-        variables = _variables_like(record.variables, groups=("head", "ema"))
+        variables = _variables_like(record.variables, groups=(component, "ema"))
         try:
             status = tf.train.Checkpoint(**_groups(variables)).read(str(self.root / str(step) / _PREFIX))
             status.assert_existing_objects_matched().expect_partial()
         except (OSError, tf.errors.OpError, AssertionError, ValueError) as error:
             raise self._unreadable(step, error) from error
-        weights = variables["head"] | variables.get("ema", {})
-        return {name: variable.numpy() for name, variable in weights.items()}
+        averages = variables.get("ema", {})
+        return {
+            name: averages.get(averaged_name(component, name), variable).numpy()
+            for name, variable in variables.get(component, {}).items()
+        }
 
     def remove(self, step: int) -> None:
         """Renamed first, so that no reader takes a half-removed Checkpoint for a complete one."""

@@ -7,15 +7,18 @@ Gives the Outcome. Next: `finetune.training.publish`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.queue_stats import QueueStats
 from finetune.jobs.folder import JobFolder, write_json
 from finetune.spec import JobSpec
 from finetune.training.best import is_evaluation_step, rotation
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluations import Evaluations
+from finetune.training.inputs import queue_stats
 from finetune.training.progress import Progress, pulse_age
 from finetune.training.stop import Interrupted, StopSignal
 from finetune.training.summaries import Summaries
@@ -83,7 +86,7 @@ class Controller:
         spec: JobSpec,
         trainer: Trainer,
         checkpoints: Checkpoints,
-        batches: Callable[[int], Iterable[Any]],
+        batches: Callable[[int], AbstractContextManager[Any]],
         progress: Progress,
         summaries: Summaries,
         stop: StopSignal,
@@ -106,6 +109,7 @@ class Controller:
         self._step = int(trainer.global_step.numpy())
         self._step_seconds: float | None = None  # a moving mean
         self._traced = False
+        self._shown: QueueStats | None = None  # what was shown of the input last
         self._since_summary = _Sums(time.monotonic())
         self._since_save = _Sums(time.monotonic())
 
@@ -117,10 +121,13 @@ class Controller:
         """
         self._folder.checkpoints_done_path.unlink(missing_ok=True)
         if self._step < self._train.steps and not self._stopped():
-            iterator = iter(self._batches(self._step))
             try:
-                while self._step < self._train.steps and not self._stopped():
-                    self._stretch(iterator)
+                with self._batches(self._step) as iterator:
+                    self._shown = queue_stats(iterator)
+                    while self._step < self._train.steps and not self._stopped():
+                        self._stretch(iterator)
+                    if (stats := queue_stats(iterator)) is not None:
+                        self._progress.say(stats.sentence())
             finally:
                 self._stop.deferred = False
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
@@ -141,7 +148,7 @@ class Controller:
             sums.add(stretch)
         self._report(stretch)
         if self._step % self._train.summary_every == 0 or self._step == self._train.steps:
-            self._summarise()
+            self._summarise(iterator)
         if is_evaluation_step(self._step, self._train):
             self._save()
             keep = self._train.keep_checkpoints
@@ -168,8 +175,11 @@ class Controller:
             eta_seconds=(self._train.steps - self._step) * each if each else None,
         )
 
-    def _summarise(self) -> None:
+    def _summarise(self, iterator: Any) -> None:
         now = time.monotonic()
+        if self._shown is not None and (stats := queue_stats(iterator)) is not None:
+            self._summaries.scalars(self._step, (stats - self._shown).scalars)
+            self._shown = stats
         if self._since_summary.stretch is not None:
             self._summaries.stretch(self._step, self._since_summary.stretch, seconds=now - self._since_summary.since)
         self._since_summary = _Sums(now)

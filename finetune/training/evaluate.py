@@ -28,7 +28,7 @@ from finetune.spec import InvalidSpec, JobSpec, with_settings
 from finetune.training.bad_records import require_few
 from finetune.training.split_data import SplitData
 from zoo.catalog import Catalog, ModelVersion
-from zoo.errors import InvalidArgument
+from zoo.errors import Internal, InvalidArgument
 
 EVALUATED_PARTS = ("train", "validation", "test", "all")
 _BATCH = 64  # rows; the metrics don't depend on it but for the last bits
@@ -39,35 +39,34 @@ class NothingToEvaluate(InvalidArgument):
 
 
 class SplitEvaluation:
-    """A compiled evaluation of one split with one head; call it as often as the head's weights change."""
+    """A compiled evaluation of splits with one head; call it as often as the head's weights change."""
 
-    def __init__(self, head: HeadLayer, split: SplitData, *, batch_size: int) -> None:
+    def __init__(self, head: HeadLayer, *, batch_size: int) -> None:
         self._head = head
-        self._split = split
         self._batch_size = batch_size
-        self._features_ND = split.first_view()
         self._warned: set[str] = set()
         self._step = tf.function(self._terms)
 
-    def __call__(self) -> dict[str, Any]:
-        """`loss` (mean over weights), means of the loss terms' other metrics, and the head's metrics of predictions.
+    def __call__(self, split: SplitData) -> dict[str, Any]:
+        """`loss` (mean over weights), means of the loss terms' other metrics, and the head's metrics of predictions,
+        of a split with features.
 
         Warnings of the head go to stderr, once each.
         """
-        metrics = self._means()
-        metrics |= self._head.evaluate(self._features_ND, self._split.examples)
+        metrics = self._means(split)
+        metrics |= self._head.evaluate(split.first_view(), split.examples)
         metrics.pop("num_examples", None)  # every result says it beside its metrics
         for warning in metrics.pop("warnings", ()):
             if warning not in self._warned:
                 self._warned.add(warning)
-                print(f"warning: {self._split.name}: {warning}", file=sys.stderr, flush=True)
+                print(f"warning: {split.name}: {warning}", file=sys.stderr, flush=True)
         return {name: _plain(value) for name, value in metrics.items()}
 
-    def _means(self) -> dict[str, Any]:
+    def _means(self, split: SplitData) -> dict[str, Any]:
         totals: dict[str, np.ndarray] = {}
-        batches = evaluation_batches(
-            table=self._split.table, features=self._split.features_NVD, batch_size=self._batch_size
-        )
+        if split.features_NVD is None:
+            raise Internal(f"the {split.name} split has no features to evaluate")
+        batches = evaluation_batches(table=split.table, features=split.features_NVD, batch_size=self._batch_size)
         for features, targets in batches:
             for name, pair in self._step(features, targets).items():
                 totals[name] = totals.get(name, np.zeros(2)) + pair.numpy().astype(np.float64)
@@ -126,7 +125,7 @@ def evaluate_version(
         "reference": version.reference,
         "split": split,
         "num_examples": len(data.examples),
-        "metrics": SplitEvaluation(head, data, batch_size=_BATCH)(),
+        "metrics": SplitEvaluation(head, batch_size=_BATCH)(data),
         "bad_records": [{"id": one.id, "reason": one.reason} for one in bad],
     }
 
@@ -166,6 +165,7 @@ def _split_data(
     joined = SplitData.join(
         name=split,
         examples=examples,
+        source_index=usable,
         features_NVD=features.features,
         row_of=features.rows_of(usable),
         table=kind.targets(examples, arguments, stored_assets(catalog, version)),

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from finetune.jobs.folder import JobFolder, read_json
-from finetune.models.heads.head import HeadLayer
+from finetune.models.network import Network
 from finetune.models.restore import restore
 from finetune.spec import TrainConfig
 from finetune.training.best import evaluation_steps
@@ -25,8 +25,10 @@ from finetune.training.evaluations import EvalResult, Evaluations
 from finetune.training.progress import Pulse, pulse_age
 from finetune.training.split_data import SplitData
 from finetune.training.summaries import Summaries
-from finetune.training.weights import head_weights
 from zoo.errors import Unavailable
+
+# The validation split with its features, which change with the weights where the backbone is trained too.
+Validation = Callable[[], SplitData]
 
 _POLL = 0.2  # seconds
 _CHIEF_TIMEOUT = 300.0  # seconds without a sign of life of the chief
@@ -44,8 +46,8 @@ class Evaluator:
         *,
         folder: JobFolder,
         train: TrainConfig,
-        head: HeadLayer,
-        validation: SplitData,
+        network: Network,
+        validation: Validation,
         checkpoints: Checkpoints,
         summaries: Summaries,
         pulse: Pulse,
@@ -53,9 +55,9 @@ class Evaluator:
     ) -> None:
         self._folder = folder
         self._train = train
-        self._weights = head_weights(head)
-        self._num_examples = len(validation.examples)
-        self._evaluation = SplitEvaluation(head, validation, batch_size=train.batch_size)
+        self._groups = network.groups
+        self._validation = validation
+        self._evaluation = SplitEvaluation(network.head, batch_size=train.batch_size)
         self._checkpoints = checkpoints
         self._summaries = summaries
         self._pulse = pulse
@@ -92,7 +94,7 @@ class Evaluator:
     def _evaluate(self, step: int) -> None:
         self._pulse.set(step=step)
         try:
-            weights = self._checkpoints.read_weights(step)
+            weights = {component: self._checkpoints.read_weights(step, component) for component in self._groups}
         except CheckpointGone as error:
             # The chief never removes what isn't evaluated, but somebody else may have. The sequence must not end here:
             # like NaN, an absent metric never is the best.
@@ -100,16 +102,16 @@ class Evaluator:
             absent = {self._train.early_stop.metric: None}
             self._evaluations.write(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
-        metrics = self._metrics(weights)
-        self._evaluations.write(
-            EvalResult(step=step, split="validation", num_examples=self._num_examples, metrics=metrics)
-        )
+        metrics, num_examples = self._metrics(weights)
+        self._evaluations.write(EvalResult(step=step, split="validation", num_examples=num_examples, metrics=metrics))
         self._summaries.scalars(step, metrics)
         print(f"step {step}: " + _line(metrics), file=sys.stderr, flush=True)
 
-    def _metrics(self, weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        restore(self._weights, weights).require_complete("the Checkpoint's head")
-        return self._evaluation()
+    def _metrics(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[dict[str, Any], int]:
+        for component, tensors in weights.items():
+            restore(self._groups[component], tensors).require_complete(f"the Checkpoint's {component}")
+        split = self._validation()
+        return self._evaluation(split), len(split.examples)
 
 
 def _line(metrics: Mapping[str, Any]) -> str:

@@ -10,14 +10,15 @@ from dataclasses import asdict, dataclass
 import tensorflow as tf
 
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
-from finetune.models.heads.head import HeadLayer
+from finetune.models.backbone import backbone_assets
+from finetune.models.network import HeadNetwork, Network, ThawedNetwork
 from finetune.models.restore import restore
 from finetune.spec import JobSpec
 from finetune.training.checkpoints import Checkpoints
-from finetune.training.prepare import Prepared
+from finetune.training.prepare import Prepared, is_thawed
 from finetune.training.publish import Initial, tensor_digests
 from finetune.training.trainer import Trainer
-from finetune.training.weights import as_arrays, head_weights
+from finetune.training.weights import as_arrays
 from zoo.catalog import Catalog
 from zoo.restore_report import RestoreReport
 from zoo.tensors import read_safetensors
@@ -27,7 +28,7 @@ from zoo.tensors import read_safetensors
 class Start:
     """`seconds`: training time that earlier sessions have spent up to the Checkpoint."""
 
-    head: HeadLayer
+    network: Network
     trainer: Trainer
     step: int
     seconds: float
@@ -48,9 +49,9 @@ def initialise(
     Raises AnotherCheckpoint, DamagedCheckpoint, IncompleteRestore (the version's head and the spec's don't fit).
     """
     with strategy.scope():
-        head = prepared.build_head(seed=spec.train.seed)
-    trainer = Trainer(head=head, config=spec.train, strategy=strategy)
-    weights = head_weights(head)
+        network = build_network(spec, catalog, prepared)
+    trainer = Trainer(network=network, config=spec.train, strategy=strategy)
+    weights = network.groups["head"]
     path = folder.prepared / "initial.json"
     saved = checkpoints.steps()
 
@@ -60,7 +61,9 @@ def initialise(
         value = read_json(path)
         if value is None:
             raise DamagedJobFile(f"{folder.checkpoints} has Checkpoints, but {path} is not there")
-        return Start(head=head, trainer=trainer, step=record.step, seconds=record.seconds, initial=Initial(**value))
+        return Start(
+            network=network, trainer=trainer, step=record.step, seconds=record.seconds, initial=Initial(**value)
+        )
 
     # 2. Start from a version: weights only, at step 0. Its vocabulary or classes came with it in `prepare`.
     if spec.start_from is not None:
@@ -75,10 +78,30 @@ def initialise(
         start, report = None, RestoreReport(fresh=tuple(sorted(weights)))
 
     initial = Initial(
-        start=start, digests=tensor_digests(as_arrays(weights)), report=_whole_report(prepared.backbone_names, report)
+        start=start,
+        digests=tensor_digests(as_arrays(dict(weights))),
+        report=_whole_report(prepared.backbone_names, report),
     )
     write_json(path, asdict(initial))
-    return Start(head=head, trainer=trainer, step=0, seconds=0.0, initial=initial)
+    return Start(network=network, trainer=trainer, step=0, seconds=0.0, initial=initial)
+
+
+def build_network(spec: JobSpec, catalog: Catalog, prepared: Prepared) -> Network:
+    """A fresh head, alone on features or on the parent's backbone where that is trained too."""
+    head = prepared.build_head(seed=spec.train.seed)
+    if not is_thawed(spec):
+        return HeadNetwork(head)
+    parent = catalog.get(prepared.parent)
+    network = ThawedNetwork(
+        head=head,
+        architecture=parent.manifest.architecture,
+        input_spec=parent.manifest.input_spec,
+        train_from=spec.model.train_from,
+        assets=backbone_assets(catalog, parent),
+    )
+    report = network.restore_backbone(read_safetensors(catalog.open_component(parent, "backbone")))
+    report.require_complete(f"backbone of {parent.reference}")
+    return network
 
 
 def _whole_report(backbone: tuple[str, ...], head: RestoreReport) -> dict[str, object]:

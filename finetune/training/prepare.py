@@ -25,11 +25,13 @@ from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_jso
 from finetune.models.backbone import Backbone
 from finetune.models.heads import head_arguments, head_kind
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
+from finetune.models.network import cut_before
 from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
 from finetune.training.split_data import SplitData
+from zoo.architectures import architecture_facts
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
@@ -83,6 +85,7 @@ class Prepared:
     splits: Mapping[str, SplitData]  # train and validation, where asked for and not empty
     seconds: float
     vectors: FeatureCounts  # of this session
+    source: ExampleSource
 
     def build_head(self, *, seed: int) -> HeadLayer:
         return self.kind.build(arguments=self.arguments, feature_dim=self.feature_dim, assets=self.assets, seed=seed)
@@ -103,6 +106,8 @@ def prepare(
     began = time.monotonic()
     kind, arguments = head_kind(spec.head.kind), head_arguments(spec.head)
     parent = catalog.get(spec.backbone)
+    if is_thawed(spec):
+        cut_before(architecture_facts(parent.manifest.architecture.name), spec.model.train_from)  # raises early
     start = None if spec.start_from is None else catalog.get(spec.start_from)
     if start is not None:
         _require_fit(start, parent, spec)
@@ -116,8 +121,14 @@ def prepare(
     split = without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
     backbone = Backbone.from_version(catalog, parent)
-    features = _features(backbone, source, split, spec, on_progress, store=catalog.store)
-    bad += [record for part in features.values() for record in part.bad]
+    if is_thawed(spec):
+        # Training passes over what can't be decoded; what is evaluated must all be there.
+        features: dict[str, FeatureArray] = {}
+        evaluated = [*split.validation, *split.test]
+        bad += scan(source, evaluated, spec.data.max_pixels, decode_for=backbone.input_spec)
+    else:
+        features = _features(backbone, source, split, spec, on_progress, store=catalog.store)
+        bad += [record for part in features.values() for record in part.bad]
     _write_bad(folder, spec, bad, total=total)
     split = without(split, bad, source.examples)
     _require_examples(spec, planned, split)
@@ -180,12 +191,19 @@ def load_prepared(
         tokenizer=record["tokenizer"],
     )
     split = Split.from_json(split_json, source.examples, origin=str(folder.prepared / "split.json"))
+    if is_thawed(spec):
+        return _joined(record, spec, assets, source, split, {}, parts=parts)
     backbone = _LateBackbone(catalog.get(record["parent"]), catalog, record)
     features = _features(backbone, source, split, spec, on_progress, store=catalog.store, parts=parts)
     bad = [one.id for part in features.values() for one in part.bad]
     if bad:
         raise DataChanged(f"{len(bad)} images can't be read any more, among them {bad[0]}", hint="restore the data")
     return _joined(record, spec, assets, source, split, features)
+
+
+def is_thawed(spec: JobSpec) -> bool:
+    """Whether a part of the backbone is trained too, so that nothing can be computed once."""
+    return spec.model.train_from != "none"
 
 
 class _LateBackbone:
@@ -239,16 +257,21 @@ def _joined(
     source: ExampleSource,
     split: Split,
     features: dict[str, FeatureArray],
+    *,
+    parts: Sequence[str] = ("train", "validation"),
 ) -> Prepared:
     kind, arguments = head_kind(spec.head.kind), head_arguments(spec.head)
 
     def joined(name: str) -> SplitData:
-        examples = tuple(source.examples[index] for index in getattr(split, name))
+        indices = getattr(split, name)
+        examples = tuple(source.examples[index] for index in indices)
+        found = features.get(name)
         return SplitData.join(
             name=name,
             examples=examples,
-            features_NVD=features[name].features,
-            row_of=features[name].rows_of(getattr(split, name)),
+            source_index=indices,
+            features_NVD=None if found is None else found.features,
+            row_of=None if found is None else found.rows_of(indices),
             table=kind.targets(examples, arguments, assets),
         )
 
@@ -262,9 +285,14 @@ def _joined(
         backbone_names=tuple(record["backbone_tensors"]),
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],
-        splits={name: joined(name) for name in ("train", "validation") if name in features and getattr(split, name)},
+        splits={
+            name: joined(name)
+            for name in ("train", "validation")
+            if getattr(split, name) and (name in features or (is_thawed(spec) and name in parts))
+        },
         seconds=record["seconds"],
         vectors=FeatureCounts.of(features.values()),
+        source=source,
     )
 
 

@@ -26,10 +26,11 @@ from zoo.catalog import Catalog, ModelVersion, Published
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 from zoo.file_hash import hash_file
 from zoo.manifest import Asset, Component, Fate, Head, Lineage, Manifest, VocabularyFacts
-from zoo.tensors import tensor_infos, write_safetensors
+from zoo.tensors import read_safetensors, tensor_infos, write_safetensors
 
 _TOOLS = ("tensorflow", "keras", "numpy", "modelzoo")
 _HEAD_FILE = "head.safetensors"
+_BACKBONE_FILE = "backbone.safetensors"
 _MANIFEST_FILE = "manifest.json"
 
 
@@ -84,8 +85,13 @@ def export_child(
     weights: Mapping[str, np.ndarray],
     initial: Initial,
     facts: RunFacts,
+    backbone_weights: Mapping[str, np.ndarray] | None = None,
 ) -> Manifest:
-    """Writes the head, the assets, the manifest and, last, the marker. Repeating it gives the same bytes."""
+    """Writes the head, the assets, the manifest and, last, the marker. Repeating it gives the same bytes.
+
+    `backbone_weights`: those that were trained; the others are the parent's. Without any the child shares the parent's
+    backbone.
+    """
     folder.export_path.unlink(missing_ok=True)
     write_safetensors(folder.export / _HEAD_FILE, dict(weights))
     for name, data in assets.files.items():
@@ -94,6 +100,16 @@ def export_child(
     backbone = parent.manifest.component("backbone")
     if backbone is None:
         raise NotFound(f"{parent.reference} has no backbone component")
+    own: dict[str, str] = {}
+    fates: dict[str, Fate]
+    if backbone_weights:
+        stored = dict(read_safetensors(catalog.open_component(parent, "backbone")))
+        fates = _trained_backbone(stored, backbone_weights)
+        write_safetensors(folder.export / _BACKBONE_FILE, stored | dict(backbone_weights))
+        backbone = Component.of("backbone", hash_file(folder.export / _BACKBONE_FILE), num_tensors=len(stored))
+        own = {backbone.digest: _BACKBONE_FILE}
+    else:
+        fates = dict.fromkeys(_backbone_names(catalog, parent), "frozen")
     shared = tuple(each for each in parent.manifest.assets if each.name in _backbone_assets(parent))
     head_part = Component.of("head", hash_file(folder.export / _HEAD_FILE), num_tensors=len(weights))
     manifest = Manifest(
@@ -109,7 +125,7 @@ def export_child(
             parent=parent.reference,
             parent_digest=parent.digest,
             job=request.job,
-            tensors=_fates(catalog, parent, weights, initial),
+            tensors={f"backbone/{name}": fate for name, fate in fates.items()} | _head_fates(weights, initial),
         ),
         metrics={split: dict(values) for split, values in facts.metrics.items()},
         spec=request.spec.to_json(),
@@ -119,7 +135,8 @@ def export_child(
         file.write(manifest.canonical_bytes())
     marker = {
         "manifest_digest": manifest.digest(),
-        "files": {head_part.digest: _HEAD_FILE}
+        "files": own
+        | {head_part.digest: _HEAD_FILE}
         | {asset.digest: asset.name for asset in manifest.assets if asset not in shared},
         "steps": facts.steps,
         "best_step": facts.best_step,
@@ -195,15 +212,21 @@ def _published_before(catalog: Catalog, request: JobRequest) -> ModelVersion | N
     return next((v for v in versions if v.manifest.lineage.job == request.job), None)
 
 
-def _fates(
-    catalog: Catalog, parent: ModelVersion, weights: Mapping[str, np.ndarray], initial: Initial
-) -> dict[str, Fate]:
-    """By `component/tensor`. A head tensor that is to the bit what it was before step 1 hasn't been trained."""
+def _trained_backbone(stored: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> dict[str, Fate]:
+    """A tensor that is to the bit what it was hasn't been trained, whatever side of the cut it lies on."""
+    return {
+        name: "trained" if name in weights and not np.array_equal(weights[name], value) else "frozen"
+        for name, value in stored.items()
+    }
+
+
+def _head_fates(weights: Mapping[str, np.ndarray], initial: Initial) -> dict[str, Fate]:
+    """A tensor that is to the bit what it was before step 1 hasn't been trained."""
     untouched: Fate = "fresh" if initial.start is None else "restored"
-    fates: dict[str, Fate] = {f"backbone/{name}": "frozen" for name in _backbone_names(catalog, parent)}
-    for name, digest in tensor_digests(weights).items():
-        fates[f"head/{name}"] = untouched if digest == initial.digests.get(name) else "trained"
-    return fates
+    return {
+        f"head/{name}": untouched if digest == initial.digests.get(name) else "trained"
+        for name, digest in tensor_digests(weights).items()
+    }
 
 
 def _backbone_assets(parent: ModelVersion) -> tuple[str, ...]:

@@ -139,7 +139,7 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
         )
         if start.step:
             progress.say(f"resumed at step {start.step} of {spec.train.steps}")
-        outcome = _train(job, request, prepared, start, checkpoints, progress, stop)
+        outcome = _train(job, request, catalog, prepared, start, checkpoints, progress, stop)
         progress.update(phase="exporting", step=outcome.steps)
         _export(job, request, catalog, prepared, start, checkpoints, outcome)
         progress.update(phase="done", eta_seconds=0.0)
@@ -148,30 +148,24 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
 def _train(
     job: JobFolder,
     request: JobRequest,
+    catalog: Catalog,
     prepared: Prepared,
     start: Start,
     checkpoints: Checkpoints,
     progress: Progress,
     stop: StopSignal,
 ) -> Outcome:
-    from finetune.data.queue import training_batches
     from finetune.training.controller import Controller
+    from finetune.training.inputs import training_input
     from finetune.training.summaries import Summaries
 
-    train = request.spec.train
     summaries = Summaries(job.events_train)
     controller = Controller(
         folder=job,
         spec=request.spec,
         trainer=start.trainer,
         checkpoints=checkpoints,
-        batches=lambda step: training_batches(
-            table=prepared.splits["train"].table,
-            features=prepared.splits["train"].features_NVD,
-            batch_size=train.batch_size,
-            seed=train.seed,
-            start_step=step,
-        ),
+        batches=training_input(request.spec, prepared, catalog),
         progress=progress,
         summaries=summaries,
         stop=stop,
@@ -210,6 +204,7 @@ def _export(
         assets=prepared.assets,
         head=head,
         weights=checkpoints.read_weights(outcome.best_step),
+        backbone_weights=checkpoints.read_weights(outcome.best_step, "backbone"),
         initial=start.initial,
         facts=RunFacts(
             steps=outcome.steps,
@@ -227,9 +222,12 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
     counts = ", ".join(f"{count} {part}" for part, count in prepared.num_examples.items())
     progress.say(f"examples: {counts}; {rows} training rows")
     vectors = prepared.vectors
-    progress.say(
-        f"features: {vectors.cached} from the cache, {vectors.fetched} from the store, {vectors.computed} computed"
-    )
+    if prepared.splits["train"].features_NVD is None:
+        progress.say("the backbone is trained too: every image is decoded and passed through it in every epoch")
+    else:
+        progress.say(
+            f"features: {vectors.cached} from the cache, {vectors.fetched} from the store, {vectors.computed} computed"
+        )
     if prepared.bad_records:
         progress.say(f"warning: {prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
     if train.steps * train.batch_size < rows:
@@ -251,6 +249,8 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
 
         from finetune.training.checkpoints import Checkpoints, spec_digest
         from finetune.training.evaluator import Evaluator
+        from finetune.training.initialise import build_network
+        from finetune.training.inputs import validation_input
         from finetune.training.prepare import load_prepared
         from finetune.training.summaries import Summaries
         from zoo.catalog import open_catalog
@@ -258,17 +258,19 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
         # The chief trains beside it: half of the cores are enough to keep up.
         tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 2) // 2))
         _configure(train)
-        prepared = load_prepared(job, request.spec, open_catalog(store_url), parts=("validation",))
+        catalog = open_catalog(store_url)
+        prepared = load_prepared(job, request.spec, catalog, parts=("validation",))
         if "validation" not in prepared.splits:
             print("no validation split: nothing to evaluate", file=sys.stderr, flush=True)
             return
         summaries = Summaries(job.events_validation)
+        network = build_network(request.spec, catalog, prepared)
         try:
             Evaluator(
                 folder=job,
                 train=train,
-                head=prepared.build_head(seed=train.seed),
-                validation=prepared.splits["validation"],
+                network=network,
+                validation=validation_input(request.spec, prepared, catalog, network),
                 checkpoints=Checkpoints(job.checkpoints, digest=spec_digest(request.spec)),
                 summaries=summaries,
                 pulse=pulse,

@@ -1,6 +1,6 @@
 """Trainer: our own training step, compiled once, run many times inside one tf.function call.
 
-Takes a head, its optimizer settings and an iterator of batches. Gives updated variables and the sums of a stretch of
+Takes a Network, its optimizer settings and an iterator of batches. Gives updated variables and the sums of a stretch of
 steps. Next: `finetune.training.checkpoints` (what to save), `finetune.training.controller` (when).
 
 `Model.fit` is not used: it fails under multi-worker strategies with Keras 3, and it can't resume exactly.
@@ -8,6 +8,7 @@ steps. Next: `finetune.training.checkpoints` (what to save), `finetune.training.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,15 +16,15 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from finetune.models.heads.head import HeadLayer
+from finetune.models.network import Network
 from finetune.spec import TrainConfig
 from finetune.training.optimizers import ema_decay, learning_rate, make_optimizer
-from finetune.training.weights import head_weights, seed_states
+from finetune.training.weights import averaged_name, seed_states
 from zoo.errors import FailedPrecondition, InvalidArgument
 
 
 class NothingToTrain(InvalidArgument):
-    """The head has no trainable variable."""
+    """The network has no trainable variable."""
 
 
 class NonFiniteLoss(FailedPrecondition):
@@ -51,14 +52,15 @@ class Stretch:
 class Trainer:
     """Owns every variable that training changes, by name, in `variables`.
 
-    `variables` has the groups `head` (all weights), `ema` (the moving averages, empty without), `optimizer`, `seeds`
-    (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`).
+    `variables` has a group for each component that is trained (`head`, and `backbone` behind the cut), with all its
+    weights; `ema` (the moving averages, by `component/name`; of the head by name alone; empty without), `optimizer`,
+    `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`).
     """
 
-    def __init__(self, *, head: HeadLayer, config: TrainConfig, strategy: tf.distribute.Strategy) -> None:
-        if not head.trainable_variables:
+    def __init__(self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy) -> None:
+        if not network.trainable_variables:
             raise NothingToTrain("the head has no trainable variable, so that training would change nothing")
-        self._head = head
+        self._network = network
         self._config = config
         self._strategy = strategy
         with strategy.scope():
@@ -66,22 +68,27 @@ class Trainer:
             self.global_step = tf.Variable(
                 0, dtype=tf.int64, name="global_step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
             )
-            self._optimizer = make_optimizer(config.optimizer, head.trainable_variables)
-            self._weights = head_weights(head)
+            self._optimizer = make_optimizer(config.optimizer, network.trainable_variables)
+            self._weights = {
+                averaged_name(component, name): variable
+                for component, variables in network.groups.items()
+                for name, variable in variables.items()
+            }
             self._ema = self._make_ema()
         self.variables: dict[str, dict[str, Any]] = {
-            "head": self._weights,
+            **{component: dict(variables) for component, variables in network.groups.items()},
             "ema": self._ema,
             "optimizer": {f"{i:04d}": variable for i, variable in enumerate(self._optimizer.variables)},
-            "seeds": seed_states(head),
+            "seeds": seed_states(network.head),
             "progress": {"global_step": self.global_step},
         }
         self._run = tf.function(self._steps)
+        self._run_one = tf.function(self._one_step)
 
     def _make_ema(self) -> dict[str, tf.Variable]:
         if not self._config.optimizer.ema_decay:
             return {}
-        trainable = {id(variable) for variable in self._head.trainable_variables}
+        trainable = {id(variable) for variable in self._network.trainable_variables}
         return {
             name: tf.Variable(variable.value, trainable=False, name=f"ema/{name}")
             for name, variable in self._weights.items()
@@ -97,9 +104,15 @@ class Trainer:
         """Does `num_steps` steps. Raises NonFiniteLoss naming the first step whose loss or gradient isn't finite.
 
         After NonFiniteLoss the variables are spoilt: go back to a Checkpoint.
+
+        `iterator`: of a tf.data.Dataset, then all steps are one call of a graph; or a Python one, a call a step, for
+        batches of images, whose steps are long.
         """
         before = int(self.global_step.numpy())
-        sums, metrics, last, bad_step = self._run(iterator, tf.constant(num_steps, tf.int64))
+        if hasattr(iterator, "get_next"):  # TensorFlow's own, distributed ones too
+            sums, metrics, last, bad_step = self._run(iterator, tf.constant(num_steps, tf.int64))
+        else:
+            sums, metrics, last, bad_step = self._fed_steps(iterator, num_steps)
         bad = int(bad_step)
         if bad >= 0:
             raise NonFiniteLoss(
@@ -119,6 +132,21 @@ class Trainer:
             waited_seconds=waited,
         )
 
+    def _fed_steps(self, iterator: Any, num_steps: int) -> Any:
+        """As `_steps`, with batches that Python hands in."""
+        sums: Any = 0.0
+        metrics: dict[str, Any] = {}
+        last, bad_step = None, tf.constant(-1, tf.int64)
+        for _ in range(num_steps):
+            begin = time.monotonic()
+            features, targets = next(iterator)
+            waited = tf.constant(time.monotonic() - begin, tf.float64)
+            more, more_metrics, last, bad = self._run_one(features, targets, waited)
+            sums = sums + more
+            metrics = {name: metrics[name] + pair if metrics else pair for name, pair in more_metrics.items()}
+            bad_step = bad_step if int(bad_step) >= 0 else bad
+        return sums, metrics, last, bad_step
+
     def _steps(self, iterator: Any, num_steps: tf.Tensor) -> Any:
         """`num_steps` is a tensor so that one trace serves stretches of any length; the first step runs outside the
         loop because it shows the names of the metrics that the loop carries."""
@@ -132,6 +160,9 @@ class Trainer:
 
     def _timed_step(self, iterator: Any) -> Any:
         (features, targets), waited = self._next_batch(iterator)
+        return self._one_step(features, targets, waited)
+
+    def _one_step(self, features: Any, targets: Any, waited: tf.Tensor) -> Any:
         results = self._strategy.run(self._replica_step, args=(features, targets))
         # Everything in them is reduced: the same on every replica.
         first = tf.nest.map_structure(lambda x: self._strategy.experimental_local_results(x)[0], results)
@@ -157,9 +188,9 @@ class Trainer:
         batch, so that any grouping of examples into replicas gives the update of one big batch.
         """
         config = self._config.optimizer
-        variables = list(self._head.trainable_variables)
+        variables = list(self._network.trainable_variables)
         with tf.GradientTape() as tape:
-            terms = self._head.loss(features, targets, training=True)
+            terms = self._network.loss(features, targets, training=True)
         gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
         examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))

@@ -31,3 +31,8 @@ def seed_states(head: HeadLayer) -> dict[str, Any]:
 def as_arrays(weights: dict[str, Any]) -> dict[str, np.ndarray]:
     """The present values."""
     return {name: np.asarray(variable.numpy()) for name, variable in weights.items()}
+
+
+def averaged_name(component: str, name: str) -> str:
+    """What a variable's moving average is called: the head's as they always were."""
+    return name if component == "head" else f"{component}/{name}"

@@ -14,6 +14,7 @@ from finetune.data.queue import training_batches
 from finetune.data.source import Example
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import HeadKind
+from finetune.models.network import HeadNetwork
 from finetune.spec import TrainConfig
 from finetune.training.split_data import SplitData
 from finetune.training.trainer import Trainer
@@ -47,7 +48,7 @@ class Task:
 
     def trainer(self, config: TrainConfig | None = None, seed: int = 1) -> Trainer:
         strategy = tf.distribute.get_strategy()
-        return Trainer(head=self.head(seed), config=config or TrainConfig(), strategy=strategy)
+        return Trainer(network=HeadNetwork(self.head(seed)), config=config or TrainConfig(), strategy=strategy)
 
     def batches(self, start_step: int = 0, *, batch_size: int = 8) -> Any:
         return iter(
@@ -83,6 +84,7 @@ def _task(**arguments: Any) -> Task:
     data = SplitData.join(
         name="train",
         examples=tuple(examples),
+        source_index=range(len(features)),
         features_NVD=np.asarray(features, np.float32)[:, np.newaxis, :],
         row_of=np.arange(len(examples)),
         table=kind.targets(examples, parsed, assets),

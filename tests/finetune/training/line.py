@@ -11,6 +11,7 @@ import tensorflow as tf
 from finetune.data.queue import training_batches
 from finetune.data.source import Example
 from finetune.models.heads.head import LossTerms, TargetTable
+from finetune.models.network import HeadNetwork
 from finetune.spec import TrainConfig
 from finetune.training.split_data import SplitData
 from finetune.training.trainer import Trainer
@@ -48,6 +49,7 @@ class LineTask:
         self.data = SplitData.join(
             name="validation",
             examples=tuple(Example(id=str(n)) for n in range(20)),
+            source_index=range(20),
             features_NVD=x_ND[:, np.newaxis, :],
             row_of=np.arange(20),
             table=TargetTable(image_index=np.arange(20, dtype=np.int32), arrays={"y": y_N}),
@@ -57,7 +59,7 @@ class LineTask:
         return Line(wild=0.1, seed=seed)
 
     def trainer(self, config: TrainConfig, seed: int = 1) -> Trainer:
-        return Trainer(head=self.head(seed), config=config, strategy=tf.distribute.get_strategy())
+        return Trainer(network=HeadNetwork(self.head(seed)), config=config, strategy=tf.distribute.get_strategy())
 
     def batches(self, start_step: int = 0) -> Any:
         return iter(

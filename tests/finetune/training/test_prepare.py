@@ -21,7 +21,7 @@ from finetune.training.checkpoints import AnotherCheckpoint, Checkpoints, spec_d
 from finetune.training.initialise import Start, initialise
 from finetune.training.prepare import DataChanged, EmptySplit, Prepared, UnfitStart, load_prepared, prepare
 from finetune.training.publish import Initial, RunFacts, export_child, finish, tensor_digests
-from finetune.training.weights import as_arrays, head_weights
+from finetune.training.weights import as_arrays
 from tests.finetune.training.conftest import PLAIN
 from tests.finetune.training.roles import Place
 from tests.tiny import tiny_backbone_version
@@ -115,7 +115,7 @@ def test_photos_with_one_caption_each_are_memorised_exactly(place: Place, tmp_pa
     train = prepared.splits["train"]
     batches = training_batches(table=train.table, features=train.features_NVD, batch_size=8, seed=1)
     begun.trainer.run(iter(batches), 400)
-    said = [captions[0].text for captions in begun.head.captions(train.first_view())]  # type: ignore[attr-defined]
+    said = [captions[0].text for captions in begun.network.head.captions(train.first_view())]  # type: ignore[attr-defined]
     assert said == [f"a {colour} wall" for colour in COLOURS[:9] if colour != "blue"]
 
 
@@ -182,8 +182,8 @@ def test_fresh_weights_follow_the_seed(place: Place, tmp_path: Path, photos: Pat
         folder, prepared = go(place, tmp_path / str(number), spec)
         begun = start(place, folder, spec, prepared)
         assert (begun.step, begun.initial.start) == (0, None)
-        assert {f"head/{name}" for name in head_weights(begun.head)} == set(begun.initial.report["fresh"])
-        weights.append(as_arrays(head_weights(begun.head)))
+        assert {f"head/{name}" for name in begun.network.groups["head"]} == set(begun.initial.report["fresh"])
+        weights.append(as_arrays(begun.network.groups["head"]))
     assert all(np.array_equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not all(np.array_equal(weights[0][name], weights[2][name]) for name in weights[0])
 
@@ -194,14 +194,14 @@ def test_resuming_comes_before_everything_else_and_not_with_another_spec(
     spec = plan(photos)
     folder, prepared = go(place, tmp_path, spec)
     first = start(place, folder, spec, prepared)
-    head_weights(first.head)["output/bias"].assign_add(np.ones(9 + 4, np.float32))
+    first.network.groups["head"]["output/bias"].assign_add(np.ones(9 + 4, np.float32))
     first.trainer.global_step.assign(5)
     checkpoints = Checkpoints(folder.checkpoints, digest=spec_digest(spec))
     checkpoints.save(first.trainer.variables, step=5, train_loss=1.0, seconds=3.0)
     again = start(place, folder, spec, prepared)
     assert (again.step, again.seconds) == (5, 3.0)
     assert dict(again.initial.digests) == dict(first.initial.digests)
-    np.testing.assert_array_equal(head_weights(again.head)["output/bias"].numpy(), np.ones(13, np.float32))
+    np.testing.assert_array_equal(again.network.groups["head"]["output/bias"].numpy(), np.ones(13, np.float32))
     with pytest.raises(AnotherCheckpoint):
         start(place, folder, plan(photos, train={"steps": 11}), prepared)
 
@@ -210,7 +210,7 @@ def publish(place: Place, root: Path, spec: JobSpec) -> tuple[ModelVersion, dict
     """A version whose head is untrained, with its weights."""
     folder, prepared = go(place, root, spec)
     begun = start(place, folder, spec, prepared)
-    weights = as_arrays(head_weights(begun.head))
+    weights = as_arrays(begun.network.groups["head"])
     export_child(
         folder=folder,
         request=folder.request(),
@@ -233,7 +233,7 @@ def test_starting_from_a_version_takes_its_head_and_its_vocabulary(place: Place,
     assert words(prepared) == {"a", "wall", "something", *COLOURS[:6]}
     begun = start(place, folder, spec, prepared)
     assert (begun.step, begun.initial.start) == (0, version.reference)
-    for name, value in as_arrays(head_weights(begun.head)).items():
+    for name, value in as_arrays(begun.network.groups["head"]).items():
         np.testing.assert_array_equal(value, weights[name])
     assert not begun.initial.report["fresh"]
     assert f"head/{sorted(weights)[0]}" in begun.initial.report["restored"]

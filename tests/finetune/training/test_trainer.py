@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from finetune.models.network import HeadNetwork
 from finetune.spec import OptimizerConfig, TrainConfig
 from finetune.training.trainer import NonFiniteLoss, NothingToTrain, Trainer
 from tests.finetune.training.line import Line
@@ -29,7 +30,7 @@ def batches(x: np.ndarray = X) -> Any:
 
 def trainer(head: Any = None, *, steps: int = 100, **optimizer: Any) -> Trainer:
     config = TrainConfig(steps=steps, optimizer=OptimizerConfig.model_validate({"name": "sgd", **optimizer}))
-    return Trainer(head=head or Line(), config=config, strategy=tf.distribute.get_strategy())
+    return Trainer(network=HeadNetwork(head or Line()), config=config, strategy=tf.distribute.get_strategy())
 
 
 def gradient(w: np.ndarray) -> np.ndarray:
@@ -133,7 +134,7 @@ strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
 with strategy.scope():
     head = Line()
 config = TrainConfig(steps=100, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, clip_norm=1.0))
-t = Trainer(head=head, config=config, strategy=strategy)
+t = Trainer(network=HeadNetwork(head), config=config, strategy=strategy)
 data = ({"feature_vector": X}, {"y": Y, "weight": WEIGHT})
 t.run(iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(data).repeat().batch(4))), 3)
 print(head.w.numpy().tolist())

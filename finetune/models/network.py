@@ -1,0 +1,149 @@
+"""Network: what training changes. Implemented by a head alone, and by a head with the end of its backbone.
+
+Takes a batch's inputs. Gives losses. Next: `finetune.training.trainer`.
+
+A head alone is fed feature vectors, which were computed once. With a thawed backbone (`model.train_from`) the network
+is fed images: what lies before the cut runs without a gradient, what lies behind it is trained. BatchNorm infers with
+its stored statistics there too: a small data set's own would be worse, and the features of a frozen and of a thawed
+backbone are then equal to the bit before the first step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import keras
+import tensorflow as tf
+
+from finetune.models.backbone import build_backbone
+from finetune.models.heads.head import HeadLayer, LossTerms
+from finetune.models.restore import named_variables, restore
+from zoo.architectures import architecture_facts
+from zoo.architectures.facts import ArchitectureFacts
+from zoo.errors import InvalidArgument
+from zoo.input_spec import InputSpec
+from zoo.manifest import Architecture
+from zoo.restore_report import RestoreReport
+
+
+class UncuttableEndpoint(InvalidArgument):
+    """An endpoint that doesn't part the network in two."""
+
+
+class Network(Protocol):
+    """`groups`: component → tensor name → variable, of the components that training changes."""
+
+    @property
+    def head(self) -> HeadLayer: ...
+
+    @property
+    def groups(self) -> Mapping[str, Mapping[str, Any]]: ...
+
+    @property
+    def trainable_variables(self) -> Sequence[Any]: ...
+
+    def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms: ...
+
+
+class HeadNetwork:
+    """The backbone is frozen: inputs are {"feature_vector": [B, D]}."""
+
+    def __init__(self, head: HeadLayer) -> None:
+        self.head = head
+        self.groups = {"head": _sorted(named_variables(_layer(head)))}
+
+    @property
+    def trainable_variables(self) -> Sequence[Any]:
+        return list(self.head.trainable_variables)
+
+    def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
+        return self.head.loss(inputs, targets, training=training)
+
+
+class ThawedNetwork:
+    """Inputs are {"image": float32 [B, height, width, 3]}, preprocessed.
+
+    `groups["backbone"]` holds the variables behind the cut alone; those before it keep their stored values.
+    """
+
+    def __init__(
+        self,
+        *,
+        head: HeadLayer,
+        architecture: Architecture,
+        input_spec: InputSpec,
+        train_from: str,
+        assets: Mapping[str, bytes] | None = None,
+    ) -> None:
+        """`train_from`: the first endpoint whose own layers are trained, or `all`. Raises UnknownEndpoint,
+        UncuttableEndpoint, what `build_backbone` raises."""
+        self.head = head
+        facts = architecture_facts(architecture.name)
+        cut = cut_before(facts, train_from)
+        self._whole = build_backbone(architecture, input_spec, endpoints=[] if cut is None else [cut], assets=assets)
+        self._trunk, self._tail = _parted(self._whole, cut, train_from)
+        self._whole.trainable = True
+        if self._trunk is not None:
+            self._trunk.trainable = False
+        self.groups = {
+            "head": _sorted(named_variables(_layer(head))),
+            "backbone": _sorted(named_variables(self._tail)),
+        }
+
+    @property
+    def trainable_variables(self) -> Sequence[Any]:
+        return [*self.head.trainable_variables, *self._tail.trainable_variables]
+
+    def restore_backbone(self, tensors: Mapping[str, Any]) -> RestoreReport:
+        """Puts a whole backbone component in; the report is complete or nothing was assigned."""
+        return restore(named_variables(self._whole), tensors)
+
+    def backbone_arrays(self) -> dict[str, Any]:
+        """Every tensor of the backbone, before the cut and behind it, as it is now."""
+        return {name: variable.numpy() for name, variable in _sorted(named_variables(self._whole)).items()}
+
+    def features(self, image_BHWC: Any) -> dict[str, Any]:
+        """{"feature_vector": [B, D], "feature_map": [B, H, W, C]}."""
+        if self._trunk is not None:
+            image_BHWC = tf.stop_gradient(self._trunk(image_BHWC, training=False))
+        return dict(self._tail(image_BHWC, training=False))
+
+    def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
+        return self.head.loss(self.features(inputs["image"]), targets, training=training)
+
+
+def cut_before(facts: ArchitectureFacts, train_from: str) -> str | None:
+    """The last endpoint that stays frozen when training begins with `train_from`; None where nothing does.
+
+    Raises UnknownEndpoint.
+    """
+    if train_from == "all":
+        return None
+    names = [each.name for each in facts.endpoints]
+    place = names.index(facts.endpoint(train_from).name)
+    return names[place - 1] if place else None
+
+
+def _parted(whole: keras.Model, cut: str | None, train_from: str) -> tuple[keras.Model | None, keras.Model]:
+    outputs = {name: whole.output[name] for name in ("feature_vector", "feature_map")}
+    if cut is None:
+        return None, keras.Model(whole.input, outputs, name="tail")
+    between = whole.output[cut]
+    try:
+        tail = keras.Model(between, outputs, name="tail")
+    except ValueError as error:
+        raise UncuttableEndpoint(
+            f"model.train_from={train_from!r}: {whole.name} can't be cut at {cut!r}, since what follows also uses "
+            f"what came before ({str(error).partition('.')[0]})"
+        ) from None
+    return keras.Model(whole.input, between, name="trunk"), tail
+
+
+def _layer(head: HeadLayer) -> Any:
+    """Every head layer is a `keras.Layer` (see the seam); the protocol can't say so."""
+    return head
+
+
+def _sorted(variables: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(sorted(variables.items()))

@@ -1,0 +1,84 @@
+"""What training and evaluation are fed with: features where the backbone is frozen, images where it is trained too.
+
+Takes what was prepared. Gives batches from any step on, and the validation split with features. Next:
+`finetune.training.controller`, `finetune.training.evaluator`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.data.queue import training_batches
+from finetune.data.queue_stats import QueueStats
+from finetune.models.network import Network, ThawedNetwork
+from finetune.spec import JobSpec
+from finetune.training.evaluator import Validation
+from finetune.training.image_rows import ImageRows, images_once
+from finetune.training.prepare import Prepared
+from zoo.catalog import Catalog
+
+_EVALUATION_BATCH = 32  # images
+
+
+@contextmanager
+def _features(batches: Any) -> Iterator[Any]:
+    yield iter(batches)
+
+
+Input = Callable[[int], Any]  # step → a context manager that gives an iterator of batches from that step on
+
+
+def training_input(spec: JobSpec, prepared: Prepared, catalog: Catalog) -> Input:
+    """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them."""
+    split, train = prepared.splits["train"], spec.train
+    features = split.features_NVD
+    if features is None:
+        input_spec = catalog.get(prepared.parent).manifest.input_spec
+        return lambda step: ImageRows(
+            split=split,
+            source=prepared.source,
+            spec=input_spec,
+            batch_size=train.batch_size,
+            seed=train.seed,
+            views=spec.data.views,
+            max_pixels=spec.data.max_pixels,
+            max_bad_share=spec.data.max_bad_share,
+            start_step=step,
+        )
+    return lambda step: _features(
+        training_batches(
+            table=split.table, features=features, batch_size=train.batch_size, seed=train.seed, start_step=step
+        )
+    )
+
+
+def queue_stats(batches: Any) -> QueueStats | None:
+    """What the input queue shows; features come from memory and have none."""
+    return batches.queue.snapshot() if isinstance(batches, ImageRows) else None
+
+
+def validation_input(spec: JobSpec, prepared: Prepared, catalog: Catalog, network: Network) -> Validation:
+    """The validation split, with the features that the network gives at the moment of the call."""
+    split = prepared.splits["validation"]
+    if not isinstance(network, ThawedNetwork):
+        return lambda: split
+    input_spec = catalog.get(prepared.parent).manifest.input_spec
+    vectors = tf.function(lambda image_BHWC: network.features(image_BHWC)["feature_vector"])
+
+    def validation() -> Any:
+        batches = images_once(
+            source=prepared.source,
+            indices=split.source_index.tolist(),
+            spec=input_spec,
+            batch_size=_EVALUATION_BATCH,
+            max_pixels=spec.data.max_pixels,
+        )
+        found = np.concatenate([vectors(tf.convert_to_tensor(image_BHWC)).numpy() for image_BHWC in batches])
+        return split.with_features(found[: len(split.examples)])
+
+    return validation
