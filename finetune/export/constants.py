@@ -1,6 +1,7 @@
-"""A backbone (and classifier) as one TensorFlow function whose weights are constants: what converters start from.
+"""A backbone (and classifier) as one TensorFlow function whose weights are constants: what a converter starts from.
 
-Takes an ExportSource. Gives a function and its outputs' names. Next: `finetune.export.onnx_graph`, `litert_model`.
+Takes an ExportSource. Gives a function and its outputs' names. Next: `finetune.export.litert_model`;
+`onnx_graph` and `keras_archive` have the same outputs.
 
 Only with constants does the LiteRT converter of TensorFlow 2.21 see the weights: of Keras 3's variables it made files
 whose every answer was NaN. Batch normalisation is folded into the convolutions on the way.

@@ -13,7 +13,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from finetune.export.constants import constant_function, expected, head_note, input_note, signature_text
-from finetune.export.exporter import FEATURE_TOLERANCE, ExportOptions, Run, Written
+from finetune.export.exporter import CONVERTED_TOLERANCE, ExportOptions, Run, Written
 from finetune.export.source import ExportSource
 
 FILE = "model.tflite"
@@ -43,7 +43,7 @@ class LitertExporter:
             signature="serving_default",
             inputs={"image": image_BHWC},
             expected=expected(source, image_BHWC),
-            tolerance=QUANTISED_TOLERANCE if options.quantise else FEATURE_TOLERANCE,
+            tolerance=QUANTISED_TOLERANCE if options.quantise else CONVERTED_TOLERANCE,
         )
         weights = "8-bit integers (dynamic range: activations stay floats)" if options.quantise else "32-bit floats"
         return Written(

@@ -1,4 +1,4 @@
-"""An ONNX graph, made by tf2onnx from the network with constant weights.
+"""An ONNX graph of the network: features, and class scores where there is a classifier.
 
 Takes an ExportSource. Gives `model.onnx`. Next: `finetune.export.comparison`, with ONNX Runtime.
 """
@@ -9,18 +9,22 @@ from collections.abc import Sequence
 from importlib.metadata import version as tool_version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import tensorflow as tf
+import numpy as np
 
-from finetune.export.constants import constant_function, expected, head_note, input_note, signature_text
-from finetune.export.exporter import ExportOptions, MissingTool, Run, Written
+from finetune.export.constants import expected, head_note, input_note, output_names, signature_text
+from finetune.export.exporter import CONVERTED_TOLERANCE, ExportOptions, MissingTool, Run, Written
 from finetune.export.source import ExportSource
 from zoo.manifest import canonical_json
 
+if TYPE_CHECKING:
+    from finetune.export.onnx_nodes import NodeList
+
 FILE = "model.onnx"
 OPSET = 18
-_TOOLS = ("onnx", "onnxruntime", "tf2onnx")
+_IR_VERSION = 8  # of the file format; what ONNX 1.13, which brought opset 18, writes: older runtimes read it
+_TOOLS = ("onnx", "onnxruntime")
 
 
 class OnnxExporter:
@@ -37,25 +41,66 @@ class OnnxExporter:
             )
 
     def write(self, source: ExportSource, folder: Path, images: Sequence[bytes], options: ExportOptions) -> Written:
-        import tf2onnx
-
-        spec = source.input_spec
-        signature = [tf.TensorSpec([None, spec.height, spec.width, 3], tf.float32, name="image")]
-        model, _ = tf2onnx.convert.from_function(constant_function(source), input_signature=signature, opset=OPSET)
-        _describe(model, source)
-        (folder / FILE).write_bytes(model.SerializeToString())
+        (folder / FILE).write_bytes(_model(source).SerializeToString())
         image_BHWC = source.preprocessed(images)
-        run = Run(signature="main", inputs={"image": image_BHWC}, expected=expected(source, image_BHWC))
+        run = Run(
+            signature="main",
+            inputs={"image": image_BHWC},
+            expected=expected(source, image_BHWC),
+            tolerance=CONVERTED_TOLERANCE,
+        )
         return Written(
             signatures={"main": signature_text(source)},
             runs=(run,),
             notes=(f"ONNX opset {OPSET}.", input_note(source), *head_note(source)),
-            tools={"tensorflow": tf.__version__, **{name: tool_version(name) for name in _TOOLS}},
+            tools={"keras": tool_version("keras"), "onnx": tool_version("onnx")},
         )
 
 
+def _model(source: ExportSource) -> Any:
+    """The checked ModelProto. Raises NotExportable."""
+    from onnx import TensorProto, checker, helper
+
+    from finetune.export.onnx_nodes import NodeList, add_model
+
+    spec, to = source.input_spec, NodeList()
+    image = to.add("Transpose", "image", perm=[0, 3, 1, 2])
+    vector = add_model(to, source.backbone.model, image)["feature_vector"]
+    to.add("Identity", vector, name="feature_vector")
+    if source.head_kind == "classifier":
+        _add_scores(to, source, vector)
+    sides = {"feature_vector": source.backbone.feature_dim}
+    if source.head_kind == "classifier":
+        sides["scores"] = len(source.labels)
+    graph = helper.make_graph(
+        to.nodes,
+        source.version.name,
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", spec.height, spec.width, 3])],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", sides[n]]) for n in output_names(source)],
+        to.weights,
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=_IR_VERSION, producer_name="modelzoo"
+    )
+    _describe(model, source)
+    checker.check_model(model)
+    return model
+
+
+def _add_scores(to: NodeList, source: ExportSource, x: str) -> None:
+    from finetune.export.onnx_nodes import add_activation
+
+    for layer in (*source.head.hidden, source.head.output_layer):
+        x = to.add("Gemm", x, to.weight(layer.kernel), to.weight(layer.bias))
+        x = add_activation(to, x, layer.activation, layer.name)
+    x = to.add("Softmax", x, axis=-1)
+    offset = source.version.manifest.class_offset
+    bounds = [to.weight([value], np.int64) for value in (offset, source.head.num_classes, 1)]
+    to.add("Slice", x, *bounds, name="scores")
+
+
 def _describe(model: Any, source: ExportSource) -> None:
-    """Name and metadata, so that the file can say what it is when it is found alone."""
+    """Metadata, so that the file can say what it is when it is found alone."""
     from onnx import helper
 
     facts = {

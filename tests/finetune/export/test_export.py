@@ -27,9 +27,11 @@ from finetune.export.probe_images import probe_images
 from finetune.export.source import ExportSource
 from finetune.predictor import Predictor
 from tests.finetune.test_predictor import photo
-from tests.tiny import TINY_FEATURE_DIM
-from zoo.catalog import Catalog
+from tests.tiny import TINY_FEATURE_DIM, tiny_backbone_version
+from zoo.architectures import ARCHITECTURES, architecture_facts
+from zoo.catalog import Catalog, open_catalog
 from zoo.errors import NotFound
+from zoo.manifest import Architecture
 
 PHOTOS = [photo(seed, (40 + seed, 30)) for seed in range(3)]  # others than the export itself was tried with
 
@@ -194,12 +196,37 @@ def test_litert_holds_floats_or_eight_bit_weights(catalog: Catalog, folder: Path
     exact = export(catalog, "cls", folder, kind="litert")
     small = export(catalog, "cls", folder.parent / "small", kind="litert", options=ExportOptions(quantise=True))
     exact_row, small_row = (outputs_of(e)["serving_default", "feature_vector"] for e in (exact, small))
-    assert exact_row["relative"] <= 1e-5 == exact_row["tolerance"]
+    assert exact_row["relative"] <= 1e-5 < exact_row["tolerance"] == 1e-4
     assert 1e-3 < small_row["relative"] < 0.2  # coarser, by an amount that is written down
     assert small.facts["options"]["quantise"] is True
     assert any("8-bit" in note for note in small.facts["notes"])
     sizes = [(e.folder / "model.tflite").stat().st_size for e in (exact, small)]
     assert sizes[1] < 0.6 * sizes[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(ARCHITECTURES.keys() - {"hub_module"}))
+def test_onnx_knows_every_layer_of_every_architecture(tmp_path: Path, name: str) -> None:
+    """With random weights; the comparison is the export's own."""
+    catalog = open_catalog(f"file://{tmp_path}/store")
+    size = max(architecture_facts(name).min_size, 64)
+    tiny_backbone_version(catalog, size=size, architecture=Architecture(name=name))
+    exported = export(catalog, "tiny", tmp_path / "out", kind="onnx")
+    (row,) = outputs_of(exported).values()
+    assert 0 < row["largest"] < np.inf
+
+
+def test_onnx_refuses_a_layer_that_it_does_not_know(catalog: Catalog, tmp_path: Path) -> None:
+    source = ExportSource.load(catalog, catalog.get("tiny"))
+    for layer, said in (
+        (keras.layers.UnitNormalization(name="unit"), "the layer 'unit' is a UnitNormalization"),
+        (keras.layers.Activation("mish", name="odd"), "the activation 'mish' of layer 'odd'"),
+    ):
+        vector = layer(source.backbone.model.output["feature_vector"])
+        model = keras.Model(source.backbone.model.input, {"feature_vector": vector})
+        stranger = dataclasses.replace(source, backbone=_Wrapped(source.backbone, model))  # type: ignore[arg-type]
+        with pytest.raises(NotExportable, match=said):
+            OnnxExporter().write(stranger, tmp_path, PHOTOS, ExportOptions())
 
 
 class Lying(OnnxExporter):
@@ -209,7 +236,7 @@ class Lying(OnnxExporter):
         written = super().write(source, folder, images, options)
         (run,) = written.runs
         feature_BD = run.expected["feature_vector"].copy()
-        feature_BD[0, 0] += 2e-5 * np.abs(feature_BD).max()
+        feature_BD[0, 0] += 2e-4 * np.abs(feature_BD).max()
         return dataclasses.replace(written, runs=(dataclasses.replace(run, expected={"feature_vector": feature_BD}),))
 
 
