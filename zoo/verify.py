@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -221,7 +221,7 @@ class _Verification:
             self._bytes += count
             self._watcher.read(count)
 
-    def _in_parallel(self, call: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    def _in_parallel(self, call: Callable[[T], R], items: Sequence[T]) -> list[R]:
         """The results, in order; the first error ends all. Only `_threads` items are under way at a time."""
         results: dict[int, R] = {}
         waiting = iter(enumerate(items))
@@ -238,9 +238,12 @@ class _Verification:
                 self._stop = True
                 raise
 
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="verify") as pool:
+        threads = min(self._threads, len(items))
+        if threads < 2:
+            return [call(item) for item in items]
+        with ThreadPoolExecutor(threads, thread_name_prefix="verify") as pool:
             try:
-                futures = [pool.submit(work) for _ in range(self._threads)]
+                futures = [pool.submit(work) for _ in range(threads)]
                 errors = [error for future in futures if (error := future.exception()) is not None]
             except BaseException:  # Ctrl-C
                 self._stop = True

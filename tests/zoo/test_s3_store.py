@@ -198,11 +198,11 @@ class TestUploads:
         path = tmp_path / "large"
         path.write_bytes(os.urandom(MIB) * 64)
         code = f"""
-import pathlib, sys, time
+import os, pathlib, sys, time
 from zoo.store.s3 import open_s3
 store = open_s3({s3_url.removeprefix("s3://")!r})
 def slowly(**_):
-    print("part", flush=True)
+    os.write(1, b"part\\n")  # in one go: several threads are at it
     time.sleep(0.3)
 store._client.meta.events.register("after-call.s3.UploadPart", slowly)
 store.create_from_file("team/large", pathlib.Path({str(path)!r}))
