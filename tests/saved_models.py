@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
 SIZE = 16
 CHANNELS = 6
@@ -83,10 +84,17 @@ def save_function(
         setattr(module, name, value)
     images = tf.TensorSpec([None, SIZE, SIZE, 3], tf.float32, name="images")
     function = tf.function(call, input_signature=[images])
-    module.__dict__["call"] = function
     module.call = function
     tf.saved_model.save(module, str(folder), signatures={"serving_default": function}, options=options)
     return folder
+
+
+def rewritten(folder: Path, change: Callable[[Any], None]) -> None:
+    """Changes the message SavedModel of a folder in place."""
+    model = saved_model_pb2.SavedModel()
+    model.ParseFromString((folder / "saved_model.pb").read_bytes())
+    change(model)
+    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
 
 
 def save_legacy(folder: Path, values: Mapping[str, np.ndarray]) -> Path:

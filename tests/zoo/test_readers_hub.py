@@ -12,7 +12,6 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow.core.protobuf import saved_model_pb2
 
 from tests.saved_models import (
     CHANNELS,
@@ -21,6 +20,7 @@ from tests.saved_models import (
     DictionaryModule,
     FeatureModule,
     MapModule,
+    rewritten,
     save,
     save_function,
     save_legacy,
@@ -37,7 +37,6 @@ from zoo.readers.checkpoint import (
     MissingCheckpointFile,
     NotACheckpoint,
     ReadOptions,
-    UnsafeCheckpoint,
 )
 from zoo.readers.hub import ModuleUnavailable, read
 from zoo.readers.hub_graph import LegacyModule
@@ -349,135 +348,6 @@ def test_keras_mobilenet_v2_with_its_head(run: Callable[..., ImportResult], cata
     assert sum(math.prod(value.shape) for value in stored.values()) == network.count_params() - 1281 * 7
 
 
-# Graphs that do more than arithmetic
-
-
-def _reads(images: Any) -> Any:
-    return tf.reduce_mean(images, [1, 2]) + tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32)
-
-
-def _writes(images: Any) -> Any:
-    with tf.control_dependencies([tf.io.write_file("/tmp/never-written", "x")]):
-        return tf.reduce_mean(images, [1, 2])
-
-
-def _prints(images: Any) -> Any:
-    tf.print(images, output_stream="file:///tmp/never-written")
-    return tf.reduce_mean(images, [1, 2])
-
-
-def _calls_python(images: Any) -> Any:
-    return tf.ensure_shape(tf.py_function(lambda x: x, [tf.reduce_mean(images, [1, 2])], tf.float32), [None, 3])
-
-
-def _calls_numpy(images: Any) -> Any:
-    return tf.ensure_shape(tf.numpy_function(lambda x: x, [tf.reduce_mean(images, [1, 2])], tf.float32), [None, 3])
-
-
-def _reads_in_a_branch(images: Any) -> Any:
-    return tf.cond(tf.reduce_sum(images) > 1e30, lambda: _reads(images), lambda: tf.reduce_mean(images, [1, 2]))
-
-
-def _reads_in_a_loop(images: Any) -> Any:
-    return tf.while_loop(lambda n, x: n < 3, lambda n, x: (n + 1, _reads(images)), (0, tf.reduce_mean(images, [1, 2])))[
-        1
-    ]
-
-
-def _reads_a_data_set(images: Any) -> Any:
-    lines = tf.data.TextLineDataset("/etc/hostname").reduce(0.0, lambda total, line: total + 1.0)
-    return tf.reduce_mean(images, [1, 2]) + lines
-
-
-def _reads_in_its_gradient(images: Any) -> Any:
-    @tf.custom_gradient
-    def through(x: Any) -> Any:
-        return x, lambda upstream: upstream + tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32)
-
-    return through(tf.reduce_mean(images, [1, 2]))
-
-
-@pytest.mark.parametrize(
-    ("call", "operation"),
-    [
-        (_reads, "ReadFile"),
-        (_writes, "WriteFile"),
-        (_prints, "PrintV2"),
-        (_calls_python, "EagerPyFunc"),
-        (_calls_numpy, "PyFunc"),
-        (_reads_in_a_branch, "ReadFile"),
-        (_reads_in_a_loop, "ReadFile"),
-        (_reads_a_data_set, "TextLineDataset"),
-        (_reads_in_its_gradient, "ReadFile"),
-    ],
-)
-def test_operations_beyond_arithmetic_are_refused_by_name(
-    call: Callable[[Any], Any], operation: str, run: Callable[..., ImportResult], catalog: Catalog, tmp_path: Path
-) -> None:
-    options = tf.saved_model.SaveOptions(experimental_custom_gradients=True)
-    folder = save_function(tmp_path / "m", call, options=options)
-    with pytest.raises(UnsafeCheckpoint, match=rf"\b{operation} "):
-        run(folder)
-    assert not list(catalog.store.list("models/"))
-
-
-class _TrainsFromFiles(FeatureModule):
-    def maps(self, images: Any, training: bool) -> Any:
-        found = super().maps(images, training)
-        return found + tf.cast(tf.strings.length(tf.io.read_file("/etc/hostname")), tf.float32) if training else found
-
-
-def test_what_only_training_would_do_is_refused_too(run: Callable[..., ImportResult], tmp_path: Path) -> None:
-    with pytest.raises(UnsafeCheckpoint, match="ReadFile"):
-        run(save(_TrainsFromFiles(), tmp_path / "m"))
-
-
-def test_functions_that_nobody_calls_may_do_anything(run: Callable[..., ImportResult], tmp_path: Path) -> None:
-    module = FeatureModule()
-    module.other = tf.function(_reads, input_signature=[tf.TensorSpec([None, 4, 4, 3])])
-    graph = save(module, tmp_path / "m") / "saved_model.pb"
-    data = graph.read_bytes()
-    assert b"ReadFile" in data
-    assert b"RestoreV2" in data  # every SavedModel's own, never called here
-    assert run(tmp_path / "m").manifest.architecture.name == "hub_module"
-
-
-def test_an_operation_that_tensorflow_does_not_know(run: Callable[..., ImportResult], tmp_path: Path) -> None:
-    """Also where nobody calls it: TensorFlow couldn't load the module."""
-    module = FeatureModule()
-    module.other = tf.function(lambda x: tf.math.zeta(x, x), input_signature=[tf.TensorSpec([None])])
-    save(module, tmp_path / "m")
-
-    def change(model: Any) -> None:
-        for function in model.meta_graphs[0].graph_def.library.function:
-            for node in function.node_def:
-                node.op = "MyCudaThing" if node.op == "Zeta" else node.op
-
-    _rewritten(tmp_path / "m", change)
-    with pytest.raises(UnsafeCheckpoint, match="doesn't know: MyCudaThing"):
-        run(tmp_path / "m")
-
-
-def test_tables_and_registered_classes_are_refused(
-    plain: Path, run: Callable[..., ImportResult], tmp_path: Path
-) -> None:
-    initializer = tf.lookup.KeyValueTensorInitializer([0, 1], [0.0, 1.0])
-    table = tf.lookup.StaticHashTable(initializer, 0.0)
-    folder = save_function(
-        tmp_path / "m", lambda x: tf.reduce_mean(x, [1, 2]) + table.lookup(tf.constant(0)), table=table
-    )
-    with pytest.raises(UnsafeCheckpoint, match="more than variables and functions: resource"):
-        run(folder)
-
-    def register(model: Any) -> None:
-        model.meta_graphs[0].object_graph_def.nodes[0].registered_name = "Custom.Thing"
-
-    other = copied(plain, tmp_path)
-    _rewritten(other, register)
-    with pytest.raises(UnsafeCheckpoint, match=r"Custom\.Thing"):
-        run(other)
-
-
 # Modules of TensorFlow 1
 
 
@@ -502,13 +372,6 @@ def test_slim_names_in_a_module_of_tensorflow_1(
 
 
 # Files that aren't what they should be
-
-
-def _rewritten(folder: Path, change: Callable[[Any], None]) -> None:
-    model = saved_model_pb2.SavedModel()
-    model.ParseFromString((folder / "saved_model.pb").read_bytes())
-    change(model)
-    (folder / "saved_model.pb").write_bytes(model.SerializeToString())
 
 
 def test_missing_and_cut_files_are_named(plain: Path, run: Callable[..., ImportResult], tmp_path: Path) -> None:
@@ -550,7 +413,7 @@ def test_graph_and_values_that_differ(plain: Path, run: Callable[..., ImportResu
             if node.variable.name == "block/weights":
                 node.variable.shape.dim[0].size = 10**9
 
-    _rewritten(folder, widen)
+    rewritten(folder, widen)
     with pytest.raises(DamagedCheckpoint, match=r"kernel \(block/weights\) is \(1000000000, 3, 3, 6\), its value"):
         run(folder)
 
