@@ -83,6 +83,11 @@ def framed(data: bytes) -> bytes:
     return length + _TAIL.pack(masked_crc(length)) + data + _TAIL.pack(masked_crc(data))
 
 
+def crc32c(data: bytes, before: int = 0) -> int:
+    """Of `data` behind bytes whose checksum is `before`."""
+    return int(google_crc32c.extend(before, data))
+
+
 def masked_crc(data: bytes) -> int:
-    crc = int(google_crc32c.value(data))
+    crc = crc32c(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -25,7 +25,7 @@ from finetune.data.trees.ranges import Ranges
 from zoo.atomic_file import make_directories, replaced_file
 from zoo.cache.blob_cache import default_cache_root
 
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +129,8 @@ class _Merge:
         names = self._names(facts)
         own = facts.name or f"{name}#{found.number:08d}"
         identity = f"{group}/{own}" if group else own
-        label = names[0] if len(names) == 1 else None
-        several = names if len(names) > 1 else ()
+        label = names[0] if len(names) == 1 and not facts.several else None
+        several = names if label is None else ()
         known = self.images.get(identity)
         if known is None:
             place = (shard, found.offset, found.length)

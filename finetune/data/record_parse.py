@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from finetune.data.record_write import SEVERAL
 from finetune.text.tokenizer import tokenize
 
 _IMAGE_KEYS = ("image/encoded", "image/data")
@@ -26,6 +27,7 @@ class RecordFacts:
     labels: tuple[int, ...]
     texts: tuple[str, ...]
     captions: tuple[str, ...]
+    several: bool = False  # it may show several classes or none, also where it shows one
 
 
 def record_facts(data: bytes) -> RecordFacts:
@@ -45,6 +47,7 @@ def record_facts(data: bytes) -> RecordFacts:
         else (),
         texts=tuple(_texts(features, "image/class/text")),
         captions=captions,
+        several=SEVERAL in features,
     )
 
 

@@ -27,7 +27,8 @@ from finetune.data.trees.tree import FileTree, MalformedData, NoData, unreadable
 from zoo.errors import ZooError
 
 _SHARD = re.compile(r"(?P<set>.+?)[-_](?P<number>\d{5})-of-(?P<of>\d{5})(?P<end>\.tfrecords?)?\Z")
-_SETS = {"val": "validation", "valid": "validation", "eval": "validation"}  # → the name that splits know
+# → the name that splits know; "all" is no part of a split
+_SETS = {"val": "validation", "valid": "validation", "eval": "validation", "all": ""}
 _LABEL_FILE = "labels.txt"
 _LABEL_LINE = re.compile(r"(\d+)\s*:\s*(.+?)\s*\Z")
 
