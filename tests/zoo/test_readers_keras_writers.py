@@ -269,3 +269,29 @@ def test_an_archive_of_older_keras_without_titles_goes_by_its_configuration(
     backbone = read_safetensors(catalog.open_component(catalog.get("m"), "backbone"))
     for name, value in expected(inception).items():
         assert backbone[name].tobytes() == value.tobytes(), name
+
+
+APPLICATIONS = {
+    "ConvNeXtTiny": "convnext_tiny",
+    "EfficientNetV2B0": "efficientnet_v2_b0",
+    "InceptionResNetV2": "inception_resnet_v2",
+    "MobileNetV2": "mobilenet_v2",
+    "MobileNetV3Large": "mobilenet_v3_large",
+    "MobileNetV3Small": "mobilenet_v3_small",
+    "ResNet50": "resnet50",
+    "ResNet50V2": "resnet50_v2",
+    "Xception": "xception",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_every_application_comes_in_with_its_classifier(
+    name: str, keras: Any, run: Callable[..., ImportResult], tmp_path: Path
+) -> None:
+    model = getattr(keras.applications, name)(weights=None, classes=7)
+    for ending in FORMATS:
+        result = run(save(model, tmp_path / f"m.{ending}"), dry_run=True)
+        assert result.manifest.architecture.name == APPLICATIONS[name]
+        assert result.manifest.head is not None
+        assert result.manifest.head.arguments["num_classes"] == 7
