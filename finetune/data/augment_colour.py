@@ -4,8 +4,8 @@ Takes uint8 RGB and a Chance. Gives uint8 RGB. Next: `finetune.data.augment`.
 
 After TF-Slim's inception_preprocessing (distort_color), which follows Andrew Howard, "Some Improvements on Deep
 Convolutional Neural Network Based Image Classification" (2013). Each step computes what tf.image.adjust_* does, of
-values between 0 and 255 instead of 0 and 1. Saturation and hue are changed with value and chroma in hand, without going to HSV
-and back, and what an earlier step pushed out of the range is cut off before them; at the end all is cut off.
+values between 0 and 255 instead of 0 and 1. Saturation and hue are changed with value and chroma in hand, without going
+to HSV and back, and what an earlier step pushed out of the range is cut off before them; at the end all is cut off.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from finetune.data.augment_chance import Chance
 _BRIGHTNESS = 32.0  # added: up to ± 32 of 255
 _SATURATION = _CONTRAST = (0.5, 1.5)  # factors
 _HUE = 0.2  # of a full turn, either way
-_MIDDLE = {"red": 5.0, "green": 3.0, "blue": 1.0}  # where in the six sextants each channel has its plateau's mirror
+_OFFSETS = (5.0, 3.0, 1.0)  # sextants from red's, green's and blue's slope to where it is opposite
 
 
 def brightness(rgb_CHW: np.ndarray, delta: float) -> None:
@@ -53,7 +53,7 @@ def hue(rgb_CHW: np.ndarray, turn: float) -> None:
     value_HW, chroma_HW = _value_and_chroma(rgb_CHW)
     sextant_HW = _sextant(rgb_CHW, value_HW, chroma_HW)
     sextant_HW += np.float32(6 * (turn % 1.0))
-    for plane_HW, start in zip(rgb_CHW, _MIDDLE.values(), strict=True):
+    for plane_HW, start in zip(rgb_CHW, _OFFSETS, strict=True):
         # The share of the chroma that the channel lacks: 0 on its plateau, 1 opposite, slopes of one sextant between.
         np.add(sextant_HW, np.float32(start), out=plane_HW)
         np.subtract(plane_HW, np.float32(12.0), out=plane_HW, where=plane_HW >= 12)
