@@ -48,7 +48,9 @@ def check_image(data: bytes, max_pixels: int) -> ImageFacts:
                 ) from None
             return _checked(ImageFacts(format=name, width=width, height=height), max_pixels)
     raise UnreadableImage(
-        f"not an image: the first bytes are {data[:12]!r}; readable are {FORMATS}", cause="not_an_image"
+        f"not an image: the first bytes are {data[:12]!r}; readable are {FORMATS}",
+        hint=next((hint for signature, hint in _HINTS if signature in data[:64].lower()), None),
+        cause="not_an_image",
     )
 
 
@@ -133,6 +135,20 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     raise UnreadableImage(f"WebP image begins with an unknown chunk {kind!r}", cause="not_an_image")
 
 
+# What is often met under a name that ends in .jpg.
+_HINTS = (
+    (b"<html", "this is a web page: the download failed where it came from"),
+    (b"<!doctype html", "this is a web page: the download failed where it came from"),
+    (b"<?xml", "this looks like XML (SVG, or a store's error message)"),
+    (b"ftyphei", "this is HEIC, as iPhones store photos: convert it to JPEG"),
+    (b"ftypmif1", "this is HEIF: convert it to JPEG"),
+    (b"ftypavif", "this is AVIF: convert it to JPEG or PNG"),
+    (b"ii*\0", "this is TIFF: convert it to PNG"),
+    (b"mm\0*", "this is TIFF: convert it to PNG"),
+    (b"jp2 ", "this is JPEG 2000: convert it to JPEG or PNG"),
+    (b"git-lfs", "this is a Git LFS pointer: fetch the file itself with git lfs pull"),
+    (b"%pdf", "this is a PDF"),
+)
 _READERS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], tuple[int, int]]], ...] = (
     ("JPEG", lambda data: data.startswith(b"\xff\xd8\xff"), _jpeg_size),
     ("PNG", lambda data: data.startswith(b"\x89PNG\r\n\x1a\n"), _png_size),

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from finetune.data.augment import Augmentation, augmented
 from finetune.data.features import FeatureCache
-from finetune.data.image_header import check_image
+from finetune.data.image_header import UnreadableImage, check_image
 from finetune.data.preprocess import load_pixels, load_views, normalise, preprocess
 from finetune.data.sources import open_source
 from finetune.predictor import Predictor
@@ -103,6 +103,22 @@ def test_a_bitmap_may_lie_top_down_and_have_a_palette() -> None:
     assert as_is(data)[:, 0].tolist() == [[255, 0, 0], [0, 0, 255]]
     palette = picture().quantize(16)
     assert np.array_equal(as_is(encoded(palette, "BMP")), np.asarray(palette.convert("RGB")))
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"<!DOCTYPE HTML>\n<html><body>404", "web page"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"MM\0*" + b"\0" * 40, "TIFF"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
+        (b"\0" * 200, None),
+    ],
+)
+def test_what_is_no_image_says_what_it_may_be(data: bytes, hint: str | None) -> None:
+    with pytest.raises(UnreadableImage, match="not an image") as caught:
+        check_image(data, MAX)
+    assert hint is None if caught.value.hint is None else hint in caught.value.hint
 
 
 def test_a_png_that_inflates_to_more_than_its_header_says() -> None:
