@@ -28,12 +28,12 @@ from typing import Any
 
 from finetune.data.build_plan import RecordSettings, ShardTask, plan_shards
 from finetune.data.build_worker import ShardEntry, ShardWorker
-from finetune.data.record_file import crc32c
 from finetune.data.source import BadRecord, ExampleSource
 from finetune.data.sources import open_source
 from finetune.spec import DataConfig
 from finetune.training.bad_records import require_few
 from zoo.atomic_file import TEMPORARY, make_directories, replaced_file, storage_error
+from zoo.crc32c import crc32c
 from zoo.errors import FailedPrecondition, InvalidArgument
 
 INDEX, LABELS, _LOCK = "index.json", "labels.txt", ".lock"

@@ -23,11 +23,12 @@ from typing import Any
 
 from finetune.data.build_plan import RecordSettings, ShardTask
 from finetune.data.image_header import ImageFacts, UnreadableImage, check_image
-from finetune.data.record_file import crc32c, framed
+from finetune.data.record_file import framed
 from finetune.data.record_write import record_of
 from finetune.data.source import BadRecord, ExampleSource
 from finetune.data.sources import open_source
 from zoo.atomic_file import replaced_file
+from zoo.crc32c import crc32c
 from zoo.errors import Internal, ZooError, from_dict
 
 _READERS = 8  # threads a process: from a bucket every image is a request of its own

@@ -10,9 +10,8 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import google_crc32c
-
 from finetune.data.trees.ranges import Ranges
+from zoo.crc32c import crc32c, masked
 
 _HEAD = struct.Struct("<QI")
 _TAIL = struct.Struct("<I")
@@ -83,11 +82,5 @@ def framed(data: bytes) -> bytes:
     return length + _TAIL.pack(masked_crc(length)) + data + _TAIL.pack(masked_crc(data))
 
 
-def crc32c(data: bytes, before: int = 0) -> int:
-    """Of `data` behind bytes whose checksum is `before`."""
-    return int(google_crc32c.extend(before, data))
-
-
 def masked_crc(data: bytes) -> int:
-    crc = crc32c(data)
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    return masked(crc32c(data))

@@ -29,7 +29,7 @@ from zoo.readers.checkpoint import (
     NotACheckpoint,
     ReadOptions,
 )
-from zoo.readers.crc32c import crc32c, unmasked
+from zoo.crc32c import crc32c, unmasked
 from zoo.readers.slim import read
 from zoo.readers.slim_bundle import Bundle
 from zoo.readers.slim_files import SeveralCheckpoints, find_files

@@ -22,6 +22,7 @@ from zoo.architectures.units import (
     SLIM_UNUSED,
     TORCH_UNUSED,
     Unit,
+    slim_input_spec,
     slim_logits,
     slim_names,
     torch_dense,
@@ -75,6 +76,7 @@ def _slim(*, gamma: bool) -> NameMap:
         backbone=backbone,
         head=slim_logits("InceptionV1/Logits/Conv2d_0c_1x1"),
         unused=SLIM_UNUSED,
+        input_spec=slim_input_spec(224),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from zoo.architectures.facts import ArchitectureFacts, Arguments, Endpoint, NameMap, PublishedCount, Shape, Target
 from zoo.architectures.publishers import hub, slim
-from zoo.architectures.units import SLIM_UNUSED, Unit, slim_logits, slim_names, unit_shapes
+from zoo.architectures.units import SLIM_UNUSED, Unit, slim_input_spec, slim_logits, slim_names, unit_shapes
 from zoo.input_spec import InputSpec
 
 STEM = "Conv2d_1a_7x7"
@@ -92,6 +92,7 @@ def _slim(*, gamma: bool) -> NameMap:
         backbone=backbone,
         head=slim_logits("InceptionV2/Logits/Conv2d_1c_1x1"),
         unused=SLIM_UNUSED,
+        input_spec=slim_input_spec(224),
     )
 
 

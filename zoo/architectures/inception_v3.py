@@ -14,6 +14,7 @@ from zoo.architectures.units import (
     STATISTICS,
     TORCH_UNUSED,
     Unit,
+    slim_input_spec,
     slim_logits,
     slim_names,
     torch_dense,
@@ -153,12 +154,14 @@ FACTS = ArchitectureFacts(
             backbone=lambda arguments: slim_names(UNITS, "InceptionV3"),
             head=slim_logits("InceptionV3/Logits/Conv2d_1c_1x1"),
             unused=SLIM_UNUSED,
+            input_spec=slim_input_spec(299),
         ),
         "slim-gamma": NameMap(
             framework="slim",
             backbone=lambda arguments: slim_names(UNITS, "InceptionV3", gamma=True),
             head=slim_logits("InceptionV3/Logits/Conv2d_1c_1x1"),
             unused=SLIM_UNUSED,
+            input_spec=slim_input_spec(299),
         ),
         "torch": NameMap(  # torchvision's and timm's
             framework="torch",

@@ -14,6 +14,7 @@ from zoo.architectures.units import (
     SLIM_UNUSED,
     TORCH_UNUSED,
     Unit,
+    slim_input_spec,
     slim_logits,
     slim_names,
     torch_dense,
@@ -142,12 +143,14 @@ FACTS = ArchitectureFacts(
             backbone=lambda arguments: slim_names(UNITS, "InceptionV4"),
             head=slim_logits(_LOGITS),
             unused=SLIM_UNUSED,
+            input_spec=slim_input_spec(299),
         ),
         "slim-gamma": NameMap(
             framework="slim",
             backbone=lambda arguments: slim_names(UNITS, "InceptionV4", gamma=True),
             head=slim_logits(_LOGITS),
             unused=SLIM_UNUSED,
+            input_spec=slim_input_spec(299),
         ),
         "timm": NameMap(
             framework="torch",

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from zoo.architectures.facts import Shape, Target
+from zoo.input_spec import InputSpec
 
 STATISTICS = ("beta", "moving_mean", "moving_variance")
 
@@ -76,6 +77,13 @@ def torch_dense(module: str) -> dict[str, Target]:
         f"{module}.weight": Target(name="logits/kernel", layout="linear_oi"),
         f"{module}.bias": Target(name="logits/bias"),
     }
+
+
+def slim_input_spec(size: int) -> InputSpec:
+    """What TF-Slim's inception_preprocessing.py gives its networks when they are evaluated: the centre's 0.875 of each
+    side, resized to a square, between −1 and 1. (Its TF 1 resize sampled half a pixel further up and left.)"""
+    half = (0.5, 0.5, 0.5)
+    return InputSpec(height=size, width=size, mean=half, std=half, crop_fraction=0.875, antialias=False)
 
 
 def slim_logits(scope: str) -> dict[str, Target]:

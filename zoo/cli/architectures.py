@@ -32,9 +32,9 @@ def architectures(
     rows = [
         [
             facts.name,
-            facts.parameters,
-            round(facts.flops / 1e9, 2),
-            facts.feature_dim(facts.defaults),
+            facts.parameters or None,  # a module that is kept as it came may have any number of them
+            round(facts.flops / 1e9, 2) or None,
+            facts.feature_dim(facts.defaults) or None,
             f"{facts.input_spec.height}x{facts.input_spec.width}",
             max((source.top_1 for source in facts.sources if source.top_1 is not None), default=None),
             len(facts.sources),

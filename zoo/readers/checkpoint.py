@@ -113,7 +113,7 @@ def existing_file(path: Path, *, what: str, suffixes: tuple[str, ...]) -> Path:
         inside = sorted(entry.name for entry in path.iterdir() if entry.name.endswith(suffixes))
         hint = f"name the file: {path / inside[0]}" if inside else None
         raise MissingCheckpointFile(f"{path} is a folder, {what} is a file", hint=hint)
-    raise MissingCheckpointFile(f"there is no {what} at {path}", path=str(path))
+    raise MissingCheckpointFile(f"{path}: looked for {what}; there is none", path=str(path))
 
 
 def widen(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, str]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.crc32c import crc32c, unmasked
 from zoo.readers.checkpoint import DamagedCheckpoint
-from zoo.readers.crc32c import crc32c, unmasked
 from zoo.readers.slim_index import BundleEntry, BundleIndex
 
 # TensorFlow's number of a type (tensorflow/core/framework/types.proto) → NumPy's name. Text and rare ones have none.

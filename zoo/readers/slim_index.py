@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from zoo.crc32c import crc32c, unmasked
 from zoo.readers.checkpoint import DamagedCheckpoint
-from zoo.readers.crc32c import crc32c, unmasked
 
 _FOOTER_BYTES = 48
 _TRAILER_BYTES = 5  # after each block: its compression, its sum
