@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from finetune.data.image_decode import SCALES
 from finetune.export.exif_graph import jpeg_orientation, upright
-from finetune.export.resampling import resize
+from finetune.export.resampling import ratio, resize
 from zoo.input_spec import InputSpec
 
 NOTES = (
@@ -52,8 +52,8 @@ def _jpeg_seen(data: tf.Tensor, spec: InputSpec, whole: Callable[[], tf.Tensor])
     size = tf.where(orientation >= 5, stored[::-1], stored)
     plan = _PLANS[spec.fit](size[0], size[1], spec)
     factor = tf.minimum(
-        _ratio(plan.bottom - plan.top, plan.size[0]),
-        _ratio(plan.right - plan.left, plan.size[1]),
+        ratio(plan.bottom - plan.top, plan.size[0]),
+        ratio(plan.right - plan.left, plan.size[1]),
     )
 
     def at(scale: int) -> tf.Tensor:
@@ -71,11 +71,6 @@ def _jpeg_seen(data: tf.Tensor, spec: InputSpec, whole: Callable[[], tf.Tensor])
     chosen = tf.reduce_sum([tf.cast(factor >= least, tf.int32) for _, least in SCALES])
     parts = [lambda scale=scale: at(scale) for scale, _ in reversed(SCALES)]
     return tf.switch_case(chosen, [whole, *parts])
-
-
-def _ratio(side: Any, new: Any) -> tf.Tensor:
-    """Truly divided: Grappler turns `/` by a constant into a product with its reciprocal, one bit off."""
-    return tf.math.divide_no_nan(tf.cast(side, tf.float64), tf.cast(new, tf.float64))
 
 
 def normalised(pixels_BHWC: tf.Tensor, spec: InputSpec) -> tf.Tensor:

@@ -89,15 +89,22 @@ def _dense(layer: keras.layers.Dense, x: Any) -> Any:
 
 
 def _custom_classes(config: Any) -> Iterator[str]:
-    """Classes in a config that Keras alone can't make again, and Lambda layers, which hold code."""
+    """Classes in a config that Keras alone can't make again, and Lambda layers, which hold code.
+
+    A class of Keras' own needs no public name (ConvNeXt's LayerScale has none): it is found by its module.
+    """
     if isinstance(config, dict):
         name, module = config.get("class_name"), config.get("module")
-        if isinstance(name, str) and (
-            config.get("registered_name") or name == "Lambda" or not str(module or "keras").startswith("keras")
-        ):
+        if isinstance(name, str) and (name == "Lambda" or not _is_keras(module, config.get("registered_name"))):
             yield f"{module or ''}.{name}".lstrip(".")
         for value in config.values():
             yield from _custom_classes(value)
     elif isinstance(config, list | tuple):
         for value in config:
             yield from _custom_classes(value)
+
+
+def _is_keras(module: Any, registered: Any) -> bool:
+    if module is None:  # a tensor, a slice; or a class that somebody registered
+        return registered is None
+    return str(module) == "keras" or str(module).startswith("keras.")

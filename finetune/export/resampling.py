@@ -112,7 +112,7 @@ def _weights(
     old: tf.Tensor, new: Any, support: float, kernel: Kernel, begin: tf.Tensor, end: tf.Tensor
 ) -> tf.SparseTensor:
     """int32 [new, old]: what each new sample takes of the old ones, in units of 2^-22."""
-    scale = _ratio(end - begin, new)
+    scale = ratio(end - begin, new)
     stretch = tf.maximum(scale, 1)  # shrinking widens the kernel: that is the antialiasing
     centre_N = begin + (tf.cast(tf.range(new), tf.float64) + 0.5) * scale
     reach = support * stretch
@@ -135,7 +135,7 @@ def _weights(
     )
 
 
-def _ratio(old: tf.Tensor, new: Any) -> tf.Tensor:
+def ratio(old: tf.Tensor, new: Any) -> tf.Tensor:
     """old / new, truly divided: Grappler turns `/` by a constant into a product with its reciprocal, one bit off."""
     return tf.math.divide_no_nan(tf.cast(old, tf.float64), tf.cast(new, tf.float64))
 
@@ -144,7 +144,7 @@ def _nearest(image_HWC: tf.Tensor, size: Size) -> tf.Tensor:
     """Pixel centres summed up step by step, as Geometry.c does: its rounding errors decide where two pixels tie."""
     shape = tf.shape(image_HWC)
     for axis in (0, 1):
-        step = _ratio(shape[axis], size[axis])
+        step = ratio(shape[axis], size[axis])
         place = tf.cumsum(tf.concat([step[tf.newaxis] * 0.5, tf.repeat(step, size[axis] - 1)], axis=0))
         image_HWC = tf.gather(image_HWC, tf.minimum(tf.cast(place, tf.int32), shape[axis] - 1), axis=axis)
     return image_HWC
@@ -183,7 +183,7 @@ def _points(
 
 def _places(old: tf.Tensor, new: Any, neighbours: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """Indices [N, T] of each sampling point's neighbours (the edge repeated), and how far beyond the left one it is."""
-    scale = _ratio(old, new)
+    scale = ratio(old, new)
     at_N = (tf.cast(tf.range(new), tf.float64) + 0.5) * scale - 0.5
     left_N = tf.floor(at_N)
     place_NT = tf.cast(left_N, tf.int32)[:, tf.newaxis] + tf.constant(neighbours)[tf.newaxis]

@@ -156,7 +156,8 @@ def test_a_keras_archive_refuses_what_plain_keras_cannot_open(catalog: Catalog, 
             return x * 2
 
     source = ExportSource.load(catalog, catalog.get("tiny"))
-    for layer, said in ((Own(), "Own"), (keras.layers.Lambda(lambda x: x), "Lambda")):
+    registered = keras.saving.register_keras_serializable("ours", "Own")(Own)
+    for layer, said in ((registered(), "Own"), (keras.layers.Lambda(lambda x: x), "Lambda")):
         vector = layer(source.backbone.model.output["feature_vector"])
         model = keras.Model(source.backbone.model.input, {"feature_vector": vector})
         stranger = dataclasses.replace(source, backbone=_Wrapped(source.backbone, model))  # type: ignore[arg-type]
