@@ -180,6 +180,11 @@ def bench_catalogue(runs: int) -> None:
     subprocess.run([sys.executable, ROOT / "scripts/bench_catalog.py"], check=True)
 
 
+def bench_input(runs: int) -> None:
+    """Decoding, resizing and augmenting photos beside bare tf.data; its options: scripts/bench_input.py --help."""
+    subprocess.run([sys.executable, ROOT / "scripts/bench_input.py", "--runs", str(runs)], check=True)
+
+
 FIGURES: dict[str, Callable[[int], None]] = {
     "help": bench_help,
     "import": bench_import,
@@ -187,6 +192,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "latency": bench_latency,  # asks what `captioner` has published
     "transfer": bench_transfer,
     "catalogue": bench_catalogue,
+    "input": bench_input,
 }
 
 

@@ -33,7 +33,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, WebPImagePlugin
 
-from finetune.data.image_header import ImageFacts, UnreadableImage, check_image
+from finetune.data.image_header import ImageFacts, UnreadableImage, check_image, has_dct_blocks
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
@@ -121,6 +121,8 @@ class OpenImage:
         Raises UnreadableImage: truncated or damaged.
         """
         scale = scale_for(factor) if self._facts.format == "JPEG" else 1
+        if scale > 1 and not has_dct_blocks(self._data):
+            scale = 1
         if scale not in self._decoded:
             self._decoded[scale] = self._decode(scale)
         return self._decoded[scale]

@@ -79,8 +79,21 @@ _STANDALONE = {0x01, 0xD8, *range(0xD0, 0xD8)}  # JPEG markers without a length:
 _NOT_FRAMES = {0xC4, 0xC8, 0xCC}  # DHT, JPG, DAC lie among the SOFn
 
 
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}  # frames that predict pixels instead of transforming blocks (DICOM has them)
+
+
+def has_dct_blocks(data: bytes) -> bool:
+    """Whether a JPEG can be decoded at a part of its size. `data` has passed `check_image`."""
+    return _jpeg_frame(data)[0] not in _LOSSLESS
+
+
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the segments to the first start-of-frame; an EXIF thumbnail inside a segment is jumped over."""
+    return _jpeg_frame(data)[1:]
+
+
+def _jpeg_frame(data: bytes) -> tuple[int, int, int]:
+    """Marker, width, height. Walks the segments to the first start-of-frame; an EXIF thumbnail inside a segment is
+    jumped over."""
     at = 2
     while True:
         while data[at] != 0xFF:  # stray bytes between segments; decoders skip them with a warning
@@ -91,7 +104,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
         at += 1
         if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             height, width = struct.unpack_from(">HH", data, at + 3)
-            return width, height
+            return marker, width, height
         if marker in (0xD9, 0xDA):  # the picture ends or its data begin, and no frame header came
             raise UnreadableImage("JPEG image has no frame header, so no size", cause="not_an_image")
         if marker not in _STANDALONE:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,26 @@ def test_every_kind_of_jpeg(mode: str, options: dict[str, Any]) -> None:
     data = jpeg(textured(1000, 810).convert(mode), **options)
     full = np.asarray(decoded(data).convert("RGB").resize((80, 60), BILINEAR))
     assert levels_apart(load_pixels(data, spec(80, 60), max_pixels=MAX), full) < 1.2
+
+
+def lossless_jpeg(side: int) -> bytes:
+    """One grey, 77, in a frame that predicts pixels (SOF3): 128 − 51, then no difference to the neighbour ever."""
+
+    def segment(marker: int, body: bytes) -> bytes:
+        return b"\xff" + bytes([marker]) + struct.pack(">H", len(body) + 2) + body
+
+    frame = segment(0xC3, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
+    codes = segment(0xC4, b"\0" + bytes([1, 1] + [0] * 14) + b"\0\6")  # "0": no difference, "10": one of six bits
+    bits = "10" + "001100" + "0" * (side * side - 1)
+    bits += "1" * (-len(bits) % 8)
+    body = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+    return b"\xff\xd8" + frame + codes + segment(0xDA, b"\1\1\0\1\0\0") + body + b"\xff\xd9"
+
+
+def test_a_jpeg_without_blocks_is_decoded_whole() -> None:
+    """Lossless JPEGs, as medical images have them: the library can't decode those at a part of their size."""
+    for side in (64, 16, 4):
+        assert (load_pixels(lossless_jpeg(64), spec(side, side), max_pixels=MAX) == 77).all()
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
