@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import html
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ THUMBNAIL = 224  # pixels a side
 TEXT_HEIGHT = 96
 COLUMNS = 4
 MARGIN = 12
+_MAX_PIXELS = 50_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,22 @@ def write_contact_sheet(folder: Path, rows: Sequence[SheetRow], *, title: str) -
     sheet = ContactSheet(html=folder / "contact-sheet.html", png=folder / "contact-sheet.png")
     with replaced_file(sheet.html) as file:
         file.write(_page(rows, title).encode())
-    with replaced_file(sheet.png) as file:
-        _picture(rows, title).save(file, "PNG")
+    write_picture(sheet.png, rows, title=title)
     return sheet
+
+
+def write_picture(path: Path, rows: Sequence[SheetRow], *, title: str) -> None:
+    """Writes the sheet as one PNG, atomically. Raises UnreadableImage when a row's bytes are not an image."""
+    with replaced_file(path) as file:
+        _picture(rows, title).save(file, "PNG")
+
+
+def thumbnail(image: bytes, side: int) -> bytes:
+    """A JPEG of `side` × `side` pixels that shows the whole image. Raises UnreadableImage."""
+    spec = InputSpec(height=side, width=side, fit="pad", interpolation="bicubic")
+    with io.BytesIO() as out:
+        Image.fromarray(load_pixels(image, spec, max_pixels=_MAX_PIXELS)).save(out, "JPEG", quality=80)
+        return out.getvalue()
 
 
 def _page(rows: Sequence[SheetRow], title: str) -> str:
@@ -90,7 +105,7 @@ def _picture(rows: Sequence[SheetRow], title: str) -> Image.Image:
     for place, row in enumerate(rows):
         x = MARGIN + (place % COLUMNS) * cell_width
         y = 40 + (place // COLUMNS) * cell_height
-        pixels = load_pixels(row.image, spec, max_pixels=50_000_000)
+        pixels = load_pixels(row.image, spec, max_pixels=_MAX_PIXELS)
         picture.paste(Image.fromarray(pixels), (x, y))
         below = y + THUMBNAIL + 2
         below = _wrapped(draw, row.caption, (x, below), said, "black", limit=3)

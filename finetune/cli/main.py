@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli import cache, evaluate, jobs, predict, recipes, run
+from finetune.cli import cache, data, evaluate, jobs, predict, recipes, run
 from zoo.cli.output import new_app, print_fields, run_cli
 
 app = new_app("Fine-tune pretrained models, and ask what comes of it.")
@@ -47,6 +47,7 @@ for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(cache.app, name="cache")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

@@ -94,5 +94,5 @@ def _sets(source: ExampleSource, rule: str | None, seed: int) -> dict[str, np.nd
     if rule is None:
         return {WHOLE: np.arange(len(source.examples))}
     split = split_examples(source.examples, rule, seed=seed, read=source.read)
-    parts = {part: np.array(list(getattr(split, part)), np.int64) for part in PARTS}
+    parts = {part: np.asarray(getattr(split, part)) for part in PARTS}
     return {part: indices for part, indices in parts.items() if len(indices)}

@@ -57,6 +57,9 @@ class Indices(Sequence[int]):
         for start in range(0, len(self.array), 4096):
             yield from self.array[start : start + 4096].tolist()
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype or np.int64)
+
     def __contains__(self, value: object) -> bool:
         return isinstance(value, int) and value >= 0 and bool(np.any(self.array == value))
 

@@ -1,0 +1,1 @@
+"""What DATA are like, before anybody trains on them: `finetune data inspect`."""
