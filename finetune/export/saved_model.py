@@ -85,11 +85,15 @@ def _module(source: ExportSource) -> tuple[tf.Module, dict[str, Any]]:
     def feature_vector(image_BHWC: tf.Tensor) -> tf.Tensor:
         return backbone(image_BHWC, training=False)["feature_vector"]
 
+    encoded = [tf.TensorSpec([None], tf.string, name="image_bytes")]
+    # A function of its own, so that it is traced and stored once for all signatures.
+    module.preprocessed = tf.function(lambda image_bytes: preprocessed(image_bytes, spec), input_signature=encoded)
+
     def of_bytes(answer: Callable[[tf.Tensor], Outputs]) -> Any:
         def function(image_bytes: tf.Tensor) -> Outputs:
-            return answer(feature_vector(preprocessed(image_bytes, spec)))
+            return answer(feature_vector(module.preprocessed(image_bytes)))
 
-        return tf.function(function, input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")])
+        return tf.function(function, input_signature=encoded)
 
     def features(feature_BD: tf.Tensor) -> Outputs:
         return {"feature_vector": feature_BD}
