@@ -106,13 +106,17 @@ class NearDuplicates:
         )
         sampled = [f"{self.compared[p]} of {n} {p} images" for p, n in self.available.items() if self.compared[p] < n]
         beside = f" (compared were {', '.join(sampled)})" if sampled else ""
-        doubt = ""
+        other = "another" if len(self.compared) == 1 else "another of another part"
+        measure = f"cosine of centred features ≥ {self.threshold:g}"
         if any(count > _MANY * self.compared[part] for part, count in self.images.items()):
-            doubt = ". So many may also mean that this backbone hardly tells these images apart"
+            return (
+                f"{where} are close to {other} ({measure}){beside}. Either the data are full of near duplicates, such "
+                f"as frames of one video, and scores come out too good, or this backbone hardly tells these images "
+                f"apart; look at some: {named}"
+            )
         return (
-            f"{where} are nearly the same as another{'' if len(self.compared) == 1 else ' of another part'} (cosine of "
-            f"centred features ≥ {self.threshold:g}), so that scores may come out too good{beside}: {named}. A split "
-            f"by group: keeps such images together{doubt}"
+            f"{where} are nearly the same as {other} ({measure}), so that scores may come out too good{beside}: "
+            f"{named}. A split by group: keeps such images together"
         )
 
 
@@ -181,7 +185,7 @@ def near_duplicates(
             for similarity, first, second in found.worst()
         ),
         compared={name: len(part.rows) for name, part in compared.items()},
-        available={name: len(part.rows) for name, part in parts.items()},
+        available={name: len(parts[name].rows) for name in compared},
     )
 
 
