@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from zoo.errors import InvalidArgument
 from zoo.names import Reference, check_model_name
@@ -79,12 +79,34 @@ class TrainConfig(_Part):
     evaluate_every: Annotated[int, Field(ge=1)] = 250  # steps; a Checkpoint is saved at each evaluation
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     summary_every: Annotated[int, Field(ge=1)] = 20
+    histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at each evaluation; 0: never
     optimizer: OptimizerConfig = OptimizerConfig()
     early_stop: EarlyStop = EarlyStop()
 
 
 class StrategyConfig(_Part):
     kind: Literal["one-device"] = "one-device"
+
+
+class DebugConfig(_Part):
+    """Ways to look at a training. None changes a weight, so that it is no part of a job's identity: a job goes on
+    with other ways to look than it began with. See docs/debugging.md."""
+
+    print: tuple[Annotated[str, Field(min_length=1)], ...] = ()  # tensors, layers, endpoints
+    print_every: Annotated[int, Field(ge=1)] = 100  # steps
+    check_numerics: bool = False  # names the operation that gave the first NaN or Inf
+    overfit_batch: bool = False  # first sees whether a copy of the network can learn one batch by heart
+    overfit_steps: Annotated[int, Field(ge=1)] = 300  # that this may take at most
+    profile: Annotated[str, Field(pattern=r"^[1-9][0-9]*:[1-9][0-9]*$")] | None = None  # FIRST:LAST step
+
+    @field_validator("profile")
+    @classmethod
+    def _in_order(cls, value: str | None) -> str | None:
+        if value is not None:
+            first, last = (int(part) for part in value.split(":"))
+            if first > last:
+                raise ValueError(f"the first step, {first}, comes after the last, {last}")
+        return value
 
 
 class JobSpec(_Part):
@@ -98,6 +120,7 @@ class JobSpec(_Part):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     strategy: StrategyConfig = StrategyConfig()
+    debug: DebugConfig = DebugConfig()
     recipe: str | None = None
 
     @classmethod
@@ -111,7 +134,12 @@ class JobSpec(_Part):
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """Plain JSON values; without `debug` where nothing of it is asked for."""
+        return self.model_dump(mode="json", exclude={"debug"} if self.debug == DebugConfig() else None)
+
+    def without_debug(self) -> JobSpec:
+        """The part that decides the weights."""
+        return self.model_copy(update={"debug": DebugConfig()})
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -59,8 +59,8 @@ _OPENERS = {
     "BMP": BmpImagePlugin.BmpImageFile,
     "WebP": WebPImagePlugin.WebPImageFile,
 }
-# Memory blocks that Pillow keeps for its next pictures, of at most 16 MiB each. Without, a process gives each picture's
-# memory back and faults it in again: 512 page faults and 1 of 2.9 ms for a photo of 640 × 427.
+# Memory blocks that Pillow keeps for its next pictures, of at most 16 MiB each. Without, a process may give each
+# picture's memory back and fault it in again: as much as 512 page faults and 1 of 2.9 ms for a photo of 640 × 427.
 _KEPT_BLOCKS = 4
 if "PILLOW_BLOCKS_MAX" not in os.environ:  # Pillow has obeyed that one already
     Image.core.set_blocks_max(_KEPT_BLOCKS)

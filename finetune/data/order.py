@@ -1,6 +1,8 @@
 """Input order as a function: which example stands at a position of an epoch. No shuffle buffer, nothing to save.
 
-Takes (number of examples, seed). Gives indices for any range of positions. Next: `finetune.data.queue`.
+Takes (number of examples, seed). Gives indices for any range of positions. Next: `finetune.data.queue`. Other orders are
+built on this one: `finetune.data.order_balanced`, `finetune.data.order_weighted`; all of them repeat inside a graph in
+`finetune.data.order_graph`.
 
 A keyed permutation: a Feistel network over the smallest power of two that holds all indices, walked again wherever
 it leads outside (cycle walking; Black & Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The key is a hash of
@@ -12,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -22,6 +25,20 @@ _MIN_BITS = 6  # below that the network has too few permutations to be fair to s
 _BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
 _WHOLE_EPOCH = 1 << 16  # sets up to this size are permuted an epoch at a time, and remembered
 GOLDEN, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's constants
+
+
+class RowOrder(Protocol):
+    """Which row stands at a position of the endless input order: a function of (seed, position) alone."""
+
+    @property
+    def num_examples(self) -> int: ...
+
+    def at(self, first_position: int, count: int) -> np.ndarray:
+        """int64 [count]: the rows at `first_position`, …"""
+
+    def drawn(self, first_position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, turns), both int64 [count]. What is chosen anew each time that a row is shown (its view) is chosen by
+        (turn, row): two showings of a row have different turns, as far as the order has a say."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,18 @@ class EpochOrder:
             first_position, count = first_position + taken, count - taken
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
+    def drawn(self, first_position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """The turn of a row is its epoch."""
+        positions = np.arange(first_position, first_position + count)
+        return self.at(first_position, count), positions // self.num_examples
+
+
+def worker_position(position: int, *, batch_size: int, worker: int, num_workers: int) -> int:
+    """Where a worker's own `position` lies in the order that all of them share: worker w of n takes every n-th batch,
+    from the w-th on. Works for integers, arrays and tensors."""
+    step = position // batch_size
+    return position + (step * (num_workers - 1) + worker) * batch_size
+
 
 @functools.lru_cache(maxsize=16)
 def _whole_epoch(num_examples: int, seed: int, epoch: int) -> np.ndarray:
@@ -90,6 +119,18 @@ def mixed(value: int) -> int:
     return value ^ (value >> 31)
 
 
+def derived_seed(seed: int, purpose: str) -> int:
+    """Another seed, for an order inside an order."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:8], "little")
+
+
+def mixed_array(value_R: np.ndarray) -> np.ndarray:
+    """`mixed` of each uint64."""
+    value_R = (value_R ^ (value_R >> np.uint64(30))) * np.uint64(M1)
+    value_R = (value_R ^ (value_R >> np.uint64(27))) * np.uint64(M2)
+    return value_R ^ (value_R >> np.uint64(31))
+
+
 def _permuted(positions: np.ndarray, num_examples: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
     bits = domain_bits(num_examples)
     result = _feistel(positions, bits, keys)
@@ -101,21 +142,38 @@ def _permuted(positions: np.ndarray, num_examples: int, keys: tuple[np.uint64, .
     return result
 
 
+def permuted_each(
+    position_R: np.ndarray, size_R: np.ndarray, bits_R: np.ndarray, key_KR: tuple[np.ndarray, ...]
+) -> np.ndarray:
+    """As `_permuted`, where every position (uint64) has a set of its own: its size, its bits, its key for each round."""
+    result_R = _feistel(position_R, bits_R, key_KR)
+    outside = np.flatnonzero(result_R >= size_R)
+    while outside.size:
+        walked = _feistel(result_R[outside], bits_R[outside], tuple(key_R[outside] for key_R in key_KR))
+        result_R[outside] = walked
+        outside = outside[walked >= size_R[outside]]
+    return result_R
+
+
 def domain_bits(num_examples: int) -> int:
     """The network permutes the numbers below 2**bits."""
     return max(_MIN_BITS, (num_examples - 1).bit_length())
 
 
-def _feistel(values: np.ndarray, bits: int, keys: tuple[np.uint64, ...]) -> np.ndarray:
+def _feistel(
+    values: np.ndarray, bits: int | np.ndarray, keys: tuple[np.uint64, ...] | tuple[np.ndarray, ...]
+) -> np.ndarray:
     """A permutation of the numbers below 2**bits; the halves differ by one bit where `bits` is odd."""
-    low_bits, high_bits = bits // 2, bits - bits // 2
-    high, low = values >> np.uint64(low_bits), values & np.uint64((1 << low_bits) - 1)
+    bits = np.uint64(bits)
+    low_bits = bits >> np.uint64(1)
+    high_bits = bits - low_bits
+    high, low = values >> low_bits, values & ((np.uint64(1) << low_bits) - np.uint64(1))
     for key in keys:
         mixed = (low ^ key) * np.uint64(M1)
         mixed ^= mixed >> np.uint64(29)
         mixed *= np.uint64(M2)
-        mixed >>= np.uint64(64 - high_bits)  # a product's best-mixed bits are its highest
+        mixed >>= np.uint64(64) - high_bits  # a product's best-mixed bits are its highest
         mixed ^= high
         high, low = low, mixed
         low_bits, high_bits = high_bits, low_bits
-    return (high << np.uint64(low_bits)) | low
+    return (high << low_bits) | low

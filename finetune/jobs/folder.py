@@ -67,7 +67,9 @@ class JobFolder:
         folder = cls(root)
         root.mkdir(parents=True, exist_ok=True)
         if folder.spec_path.exists():
-            folder.require_spec(spec)
+            stored = folder.require_spec(spec)
+            if stored.spec != spec:  # other ways to look at the same training
+                write_json(folder.spec_path, {"job": job, "store_url": stored.store_url, "spec": spec.to_json()})
             return folder
         write_json(folder.spec_path, {"job": job, "store_url": store_url, "spec": spec.to_json()})
         return folder
@@ -155,8 +157,8 @@ class JobFolder:
         except (KeyError, TypeError) as error:
             raise DamagedJobFile(f"{self.spec_path} lacks {error}: it needs job, spec and store_url") from None
 
-    def require_spec(self, spec: JobSpec) -> None:
-        """Raises AnotherSpec unless the folder was made for an equal spec."""
+    def require_spec(self, spec: JobSpec) -> JobRequest:
+        """What the folder was made for. Raises AnotherSpec unless that decides the same weights."""
         request = self.request()
         differences = spec_differences(request.spec, spec)
         if differences:
@@ -165,6 +167,7 @@ class JobFolder:
                 hint="use the same settings to resume it, or another --name",
                 job=request.job,
             )
+        return request
 
     def read_progress(self) -> dict[str, Any] | None:
         """The newest progress, or None before the first."""
@@ -179,8 +182,8 @@ class JobFolder:
 
 
 def spec_differences(old: JobSpec, new: JobSpec) -> list[str]:
-    """`path: old → new` of every value that differs, sorted by path."""
-    before, after = _flat(old.to_json()), _flat(new.to_json())
+    """`path: old → new` of every value that differs and has a say in the weights (`debug` has none), sorted by path."""
+    before, after = _flat(old.without_debug().to_json()), _flat(new.without_debug().to_json())
     return [
         f"{path}: {_shown(before, path)} → {_shown(after, path)}"
         for path in sorted(before.keys() | after.keys())

@@ -51,7 +51,7 @@ def _with_latest(queue: JobQueue, job: Job, spec: JobSpec, *, again: bool, for_s
     if job.state is JobState.SUCCEEDED and same and not again:
         return job
     if job.state in (JobState.FAILED, JobState.CANCELLED) and same:
-        return queue.requeue(job, again=again, scheduled=for_server)
+        return queue.requeue(_looked_at(queue, job, spec), again=again, scheduled=for_server)
     return queue.create(spec, again=again, scheduled=for_server)
 
 
@@ -72,4 +72,8 @@ def _unfinished(queue: JobQueue, job: Job, spec: JobSpec, *, for_server: bool) -
             hint=f"finetune watch {job.id}, or finetune cancel {job.id}",
             job=job.id,
         )
-    return job
+    return _looked_at(queue, job, spec)
+
+
+def _looked_at(queue: JobQueue, job: Job, spec: JobSpec) -> Job:
+    return job if job.spec.debug == spec.debug else queue.look_otherwise(job, spec)

@@ -56,7 +56,7 @@ class CheckpointRecord:
 
 
 def spec_digest(spec: JobSpec) -> str:
-    return hashlib.sha256(json.dumps(spec.to_json(), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(spec.without_debug().to_json(), sort_keys=True).encode()).hexdigest()
 
 
 class Checkpoints:

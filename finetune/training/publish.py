@@ -128,7 +128,7 @@ def export_child(
             tensors={f"backbone/{name}": fate for name, fate in fates.items()} | _head_fates(weights, initial),
         ),
         metrics={split: dict(values) for split, values in facts.metrics.items()},
-        spec=request.spec.to_json(),
+        spec=request.spec.without_debug().to_json(),
         tools=_tools(),
     )
     with replaced_file(folder.export / _MANIFEST_FILE) as file:
