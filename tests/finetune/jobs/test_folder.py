@@ -16,7 +16,8 @@ from finetune.jobs.folder import (
     spec_differences,
     write_json,
 )
-from finetune.spec import JobSpec
+from finetune.spec import DebugConfig, JobSpec
+from finetune.training.checkpoints import spec_digest
 
 SPEC = JobSpec.parse(
     {
@@ -79,3 +80,11 @@ def test_what_is_not_there_is_none(tmp_path: Path) -> None:
     assert folder.read_progress() is None
     assert folder.read_error() is None
     assert folder.read_result() is None
+
+
+def test_other_ways_to_look_are_no_other_job(tmp_path: Path) -> None:
+    JobFolder.create(tmp_path, job="j1", spec=SPEC, store_url="file:///s")
+    looking = SPEC.model_copy(update={"debug": DebugConfig(print=("logits",), print_every=5)})
+    assert JobFolder.create(tmp_path, job="j1", spec=looking, store_url="file:///s").request().spec == looking
+    assert spec_differences(SPEC, looking) == []
+    assert spec_digest(SPEC) == spec_digest(looking)

@@ -10,6 +10,7 @@ from finetune.jobs.job import Job, JobHeld, JobState
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import LEASE_SECONDS, JobQueue
 from finetune.jobs.submit import UnfinishedWithAnotherSpec, submit_or_resume
+from finetune.spec import DebugConfig
 from tests.finetune.jobs.conftest import Clock, make_spec
 
 ME = Owner.of_this_process()
@@ -112,3 +113,13 @@ def test_the_same_request_from_many_at_once_is_one_job(tmp_path: Path) -> None:
         thread.join()
     assert len(ids) == 6
     assert len(set(ids)) == 1
+
+
+def test_other_ways_to_look_at_a_job_go_on_with_it(queue: JobQueue) -> None:
+    """`debug` decides no weight: the same job is taken up, by what is asked for now."""
+    first = submit_or_resume(queue, make_spec())
+    looking = make_spec().model_copy(update={"debug": DebugConfig(check_numerics=True)})
+    again = submit_or_resume(queue, looking)
+    assert again.id == first.id
+    assert again.spec.debug.check_numerics
+    assert submit_or_resume(queue, make_spec()).spec == make_spec()
