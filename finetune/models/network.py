@@ -43,6 +43,10 @@ class Network(Protocol):
     @property
     def trainable_variables(self) -> Sequence[Any]: ...
 
+    @property
+    def layers(self) -> Mapping[str, keras.Layer]:
+        """`component/name` → layer, of all that a loss may pass through; an endpoint's name → the layer that gives it."""
+
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms: ...
 
 
@@ -57,8 +61,13 @@ class HeadNetwork:
     def trainable_variables(self) -> Sequence[Any]:
         return list(self.head.trainable_variables)
 
+    @property
+    def layers(self) -> Mapping[str, keras.Layer]:
+        return _layers("head", _layer(self.head))
+
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
-        return self.head.loss(inputs, targets, training=training)
+        with tf.name_scope("head"):
+            return self.head.loss(inputs, targets, training=training)
 
 
 class ThawedNetwork:
@@ -81,7 +90,9 @@ class ThawedNetwork:
         self.head = head
         facts = architecture_facts(architecture.name)
         cut = cut_before(facts, train_from)
-        self._whole = build_backbone(architecture, input_spec, endpoints=[] if cut is None else [cut], assets=assets)
+        names = [each.name for each in facts.endpoints]
+        self._whole = build_backbone(architecture, input_spec, endpoints=names, assets=assets)
+        self._endpoints = {name: self._whole.output[name]._keras_history.operation for name in names}
         self._trunk, self._tail = _parted(self._whole, cut, train_from)
         self._whole.trainable = True
         if self._trunk is not None:
@@ -95,6 +106,10 @@ class ThawedNetwork:
     def trainable_variables(self) -> Sequence[Any]:
         return [*self.head.trainable_variables, *self._tail.trainable_variables]
 
+    @property
+    def layers(self) -> Mapping[str, keras.Layer]:
+        return {**_layers("backbone", self._whole), **self._endpoints, **_layers("head", _layer(self.head))}
+
     def restore_backbone(self, tensors: Mapping[str, Any]) -> RestoreReport:
         """Puts a whole backbone component in; the report is complete or nothing was assigned."""
         return restore(named_variables(self._whole), tensors)
@@ -105,12 +120,15 @@ class ThawedNetwork:
 
     def features(self, image_BHWC: Any) -> dict[str, Any]:
         """{"feature_vector": [B, D], "feature_map": [B, H, W, C]}."""
-        if self._trunk is not None:
-            image_BHWC = tf.stop_gradient(self._trunk(image_BHWC, training=False))
-        return dict(self._tail(image_BHWC, training=False))
+        with tf.name_scope("backbone"):
+            if self._trunk is not None:
+                image_BHWC = tf.stop_gradient(self._trunk(image_BHWC, training=False))
+            return dict(self._tail(image_BHWC, training=False))
 
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
-        return self.head.loss(self.features(inputs["image"]), targets, training=training)
+        features = self.features(inputs["image"])
+        with tf.name_scope("head"):
+            return self.head.loss(features, targets, training=training)
 
 
 def cut_before(facts: ArchitectureFacts, train_from: str) -> str | None:
@@ -138,6 +156,16 @@ def _parted(whole: keras.Model, cut: str | None, train_from: str) -> tuple[keras
             f"what came before ({str(error).partition('.')[0]})"
         ) from None
     return keras.Model(whole.input, between, name="trunk"), tail
+
+
+def _layers(component: str, whole: keras.Layer) -> dict[str, keras.Layer]:
+    """Layers by the names that their tensors have (see `finetune.models.restore`), `component/` before them; those that
+    are made of others are left out, as are a model's inputs."""
+    found: dict[str, keras.Layer] = {}
+    for layer in whole._flatten_layers(include_self=False, recursive=True):
+        if not isinstance(layer, keras.Model | keras.layers.InputLayer):
+            found.setdefault(f"{component}/{layer.name.replace('.', '/')}", layer)
+    return found
 
 
 def _layer(head: HeadLayer) -> Any:
