@@ -59,20 +59,7 @@ class _Sums:
     stretch: Stretch | None = None
 
     def add(self, new: Stretch) -> None:
-        old = self.stretch
-        if old is None:
-            self.stretch = new
-            return
-        self.stretch = Stretch(
-            steps=old.steps + new.steps,
-            examples=old.examples + new.examples,
-            loss_sum=old.loss_sum + new.loss_sum,
-            weight_sum=old.weight_sum + new.weight_sum,
-            metrics={k: (old.metrics[k][0] + v[0], old.metrics[k][1] + v[1]) for k, v in new.metrics.items()},
-            gradient_norm=new.gradient_norm,
-            learning_rate=new.learning_rate,
-            waited_seconds=old.waited_seconds + new.waited_seconds,
-        )
+        self.stretch = new if self.stretch is None else self.stretch + new
 
 
 class Controller:

@@ -48,6 +48,18 @@ class Stretch:
     def loss(self) -> float:
         return self.loss_sum / self.weight_sum if self.weight_sum else float("nan")
 
+    def __add__(self, later: Stretch) -> Stretch:
+        return Stretch(
+            steps=self.steps + later.steps,
+            examples=self.examples + later.examples,
+            loss_sum=self.loss_sum + later.loss_sum,
+            weight_sum=self.weight_sum + later.weight_sum,
+            metrics={k: (self.metrics[k][0] + v[0], self.metrics[k][1] + v[1]) for k, v in later.metrics.items()},
+            gradient_norm=later.gradient_norm,
+            learning_rate=later.learning_rate,
+            waited_seconds=self.waited_seconds + later.waited_seconds,
+        )
+
 
 class Trainer:
     """Owns every variable that training changes, by name, in `variables`.
@@ -132,6 +144,14 @@ class Trainer:
             waited_seconds=waited,
         )
 
+    def graph(self, iterator: Any) -> tf.Graph:
+        """The graph of a step, for people: scopes `backbone`, `head`, `gradients`, `update`. As for `run`, one batch of
+        `iterator` is used up; the graph is the one that runs, where there is one."""
+        if hasattr(iterator, "get_next"):
+            return self._run.get_concrete_function(iterator, tf.constant(1, tf.int64)).graph
+        features, targets = next(iterator)
+        return self._run_one.get_concrete_function(features, targets, tf.constant(0.0, tf.float64)).graph
+
     def _fed_steps(self, iterator: Any, num_steps: int) -> Any:
         """As `_steps`, with batches that Python hands in."""
         sums: Any = 0.0
@@ -191,7 +211,8 @@ class Trainer:
         variables = list(self._network.trainable_variables)
         with tf.GradientTape() as tape:
             terms = self._network.loss(features, targets, training=True)
-        gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
+        with tf.name_scope("gradients"):
+            gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
         gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
         examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))
         names = sorted(terms.metrics)
@@ -204,7 +225,8 @@ class Trainer:
         norm = tf.linalg.global_norm(gradients)
         if config.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, use_norm=norm)
-        rate = self._apply(gradients, variables)
+        with tf.name_scope("update"):
+            rate = self._apply(gradients, variables)
         step = self.global_step.assign_add(1)
         finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
         bad = tf.where(finite, tf.constant(-1, tf.int64), step)
