@@ -54,6 +54,10 @@ class Written:
     count: int
 
 
+class _NobodyThere(Exception):
+    """The process that started this one is gone. No OSError, which would be taken for the disk's."""
+
+
 class ShardWorker:
     """The other end of a process. `give` one task at a time; `connection` is ready when there is news."""
 
@@ -98,15 +102,31 @@ def _serve(connection: Connection, folder: Path, settings: RecordSettings) -> No
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; whoever started us decides
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))  # the temporary file goes too
     try:
+        _send(connection, _answer(connection, folder, settings))
+    except (_NobodyThere, EOFError, ConnectionResetError):
+        return
+
+
+def _answer(connection: Connection, folder: Path, settings: RecordSettings) -> dict[str, Any]:
+    """Writes shard after shard until an error, which it gives as JSON values. Raises EOFError, _NobodyThere."""
+    try:
         source = open_source(settings.location, language=settings.language)
         while True:
-            connection.send(_Writing(connection, source, settings).shard(connection.recv(), folder))
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # nobody is there any more
+            task = connection.recv()
+            _send(connection, _Writing(connection, source, settings).shard(task, folder))
+    except (_NobodyThere, EOFError, ConnectionResetError):
+        raise
     except ZooError as error:
-        connection.send(error.to_dict())
+        return error.to_dict()
     except Exception as error:  # noqa: BLE001 - the edge of the process: it must not end without a word
-        connection.send(Internal(f"unexpected {type(error).__name__}: {error}").to_dict())
+        return Internal(f"unexpected {type(error).__name__}: {error}").to_dict()
+
+
+def _send(connection: Connection, message: object) -> None:
+    try:
+        connection.send(message)
+    except (BrokenPipeError, ConnectionResetError):
+        raise _NobodyThere from None
 
 
 @dataclass
@@ -170,6 +190,6 @@ class _Writing:
 
     def _tell(self, *, now: bool = False) -> None:
         if now or time.monotonic() - self.told > _TELL_EVERY:
-            self.connection.send(Written(self.untold))
+            _send(self.connection, Written(self.untold))
             self.untold, self.told = 0, time.monotonic()
         self.untold += not now

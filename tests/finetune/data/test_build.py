@@ -232,7 +232,9 @@ def test_killed_in_the_midst_and_started_again(tmp_path: Path) -> None:
     )
     script = tmp_path / "build.py"
     script.write_text(code)
-    process = subprocess.Popen([sys.executable, script])
+    said = tmp_path / "stderr"
+    with said.open("wb") as file:
+        process = subprocess.Popen([sys.executable, script], stderr=file)
     deadline = time.monotonic() + 60
     while len(list(out.glob("all-*"))) < 5:
         assert time.monotonic() < deadline
@@ -249,3 +251,4 @@ def test_killed_in_the_midst_and_started_again(tmp_path: Path) -> None:
     build_shards(location, tmp_path / "whole", shards=60, workers=2)
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
     assert not list(out.glob(".tmp-*"))
+    assert said.read_text() == ""  # its processes noticed, and had nothing to say
