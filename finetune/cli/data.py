@@ -74,7 +74,7 @@ def inspect(
     from finetune.data.inspect.inspection import inspect_source
     from finetune.data.sources import open_source
 
-    with _Bar() as bar:
+    with ProgressBar() as bar:
         source = open_source(data, language=language)
         found = inspect_source(
             source,
@@ -185,7 +185,7 @@ def build(
     """Write DATA as TFRecord shards, images as they are; read them as tfrecord:OUT_DIR. Resumes where it was ended."""
     from finetune.data.build import build_shards
 
-    with _Bar() as bar:
+    with ProgressBar() as bar:
         made = build_shards(
             data,
             folder.expanduser().absolute(),
@@ -222,14 +222,14 @@ def build(
     say_next(f"finetune run --data tfrecord:{made.folder} …")
 
 
-class _Bar:
+class ProgressBar:
     """Progress on stderr: a bar on a terminal, a line now and then elsewhere."""
 
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._phase, self._shown = "", time.monotonic()
 
-    def __enter__(self) -> _Bar:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *ignored: object) -> None:
