@@ -37,7 +37,7 @@ from zoo.crc32c import crc32c
 from zoo.errors import FailedPrecondition, InvalidArgument
 
 INDEX, LABELS, _LOCK = "index.json", "labels.txt", ".lock"
-_SHARD = re.compile(r".+-\d{5}-of-\d{5}\Z")
+_SHARD = re.compile(r"(?P<set>.+)-\d{5}-of-\d{5}")
 _UNWRITABLE = re.compile(r"\A\s|\s\Z|[\n\r]")  # class names that a line of labels.txt can't hold
 _BLOCK = 8 << 20
 
@@ -111,7 +111,7 @@ def build_shards(
     """
     source = open_source(location, language=language)
     tasks, planned = plan_shards(source, rule=rule, shards=shards, seed=seed)
-    classes, settings = _settings(source, language, max_pixels)
+    classes, settings = source.classes, _settings(source, language, max_pixels)
     data = DataConfig(location=source.location, max_bad_share=max_bad_share)
     total = sum(planned.values()) + len(source.bad_records)
     notes: list[str] = []
@@ -140,31 +140,38 @@ def build_shards(
         _run(left, folder, settings, _workers(workers, len(left)), finished, on_progress, sum(planned.values()))
         entries = [done[task.name] for task in tasks]
         _write_index(folder, head, entries, complete=True)
+    return _build(folder, source, entries, kept, (*getattr(source, "notes", ()), *notes))
+
+
+def _build(
+    folder: Path, source: ExampleSource, entries: Sequence[ShardEntry], kept: int, notes: tuple[str, ...]
+) -> Build:
+    num_examples: dict[str, int] = {}
+    for entry in entries:
+        name = _SHARD.fullmatch(entry.name)["set"]  # type: ignore[index]
+        num_examples[name] = num_examples.get(name, 0) + entry.examples
     return Build(
         folder=folder,
         shards=tuple(entries),
-        num_examples={name: sum(e.examples for e in entries if e.name.startswith(f"{name}-")) for name in planned},
-        classes=classes,
+        num_examples=num_examples,
+        classes=source.classes,
         bad_records=tuple(_bad(source, entries)),
-        made=len(tasks) - kept,
+        made=len(entries) - kept,
         kept=kept,
-        notes=(*getattr(source, "notes", ()), *notes),
+        notes=notes,
     )
 
 
-def _settings(
-    source: ExampleSource, language: str | None, max_pixels: int
-) -> tuple[tuple[str, ...] | None, RecordSettings]:
-    several = any(example.labels for example in source.examples)
+def _settings(source: ExampleSource, language: str | None, max_pixels: int) -> RecordSettings:
     classes = source.classes
-    settings = RecordSettings(
+    several = any(example.labels for example in source.examples)
+    return RecordSettings(
         location=source.location,
         language=language,
         numbers={name: number for number, name in enumerate(classes or ())},
         several=several or (classes is not None and any(example.label is None for example in source.examples)),
         max_pixels=max_pixels,
     )
-    return classes, settings
 
 
 def _workers(asked: int | None, shards: int) -> int:
@@ -229,7 +236,7 @@ def _clear(folder: Path, planned: set[str], *, again: bool) -> None:
     """Removes what an earlier process left unfinished. Raises OtherShards: read with ours, they would be examples."""
     for path in folder.glob(f"{TEMPORARY}*"):
         path.unlink(missing_ok=True)
-    others = sorted(path.name for path in folder.iterdir() if _SHARD.match(path.name) and path.name not in planned)
+    others = sorted(path.name for path in folder.iterdir() if _SHARD.fullmatch(path.name) and path.name not in planned)
     if others and again:
         known = _finished(folder)
         for name in [name for name in others if name in known]:

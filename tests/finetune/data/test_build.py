@@ -23,6 +23,7 @@ from finetune.data.sources import open_source
 from finetune.data.splits import split_examples
 from finetune.training.bad_records import TooManyBadRecords
 from zoo.errors import InvalidArgument
+from zoo.store import open_store
 
 
 def picture(shade: int, kind: str = "JPEG", size: tuple[int, int] = (9, 7)) -> bytes:
@@ -252,3 +253,14 @@ def test_killed_in_the_midst_and_started_again(tmp_path: Path) -> None:
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
     assert not list(out.glob(".tmp-*"))
     assert said.read_text() == ""  # its processes noticed, and had nothing to say
+
+
+def test_from_a_bucket(s3_url: str, tmp_path: Path) -> None:
+    store = open_store(f"{s3_url}/photos")
+    for path in photos(tmp_path / "photos", 20).rglob("*.jpg"):
+        store.put(path.relative_to(tmp_path / "photos").as_posix(), path.read_bytes())
+    build_shards(f"folder:{s3_url}/photos", tmp_path / "far", shards=2, workers=2)
+    local = open_source(f"folder:{tmp_path}/photos")
+    back = open_source(f"tfrecord:{tmp_path}/far")
+    assert back.examples == local.examples
+    assert [back.read(index) for index in range(20)] == [local.read(index) for index in range(20)]
