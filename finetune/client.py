@@ -67,9 +67,11 @@ class CaptionAnswer:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassifyAnswer:
-    """`labels[i]`: (label, probability) of image i, best first."""
+    """`labels[i]`: (label, probability) of image i, best first; `unsure[i]`: its best is below the version's abstain
+    threshold."""
 
     labels: list[list[tuple[str, float]]]
+    unsure: list[bool]
     milliseconds: float
     server_milliseconds: float
     reference: str
@@ -307,13 +309,14 @@ class ZooClient:
         )
 
     def classify(
-        self, reference: str, images: Sequence[bytes], *, top: int = 5, timeout: float | None = None
+        self, reference: str, images: Sequence[bytes], *, top: int = 0, timeout: float | None = None
     ) -> ClassifyAnswer:
+        """`top`: at most so many labels an image; 0: 5, of a multi-label version all that reach their thresholds."""
         self._check_size(images)
         request = inference_pb2.ClassifyRequest(reference=reference, images=images, top=top)
         answer = self._call(self._inference.Classify, request, timeout=timeout)
         labels = [[(label.label, label.score) for label in result.labels] for result in answer.results]
-        return ClassifyAnswer(labels=labels, **_timing(answer))
+        return ClassifyAnswer(labels=labels, unsure=[result.unsure for result in answer.results], **_timing(answer))
 
     def embed(self, reference: str, images: Sequence[bytes], *, timeout: float | None = None) -> EmbedAnswer:
         self._check_size(images)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 MAX_BEAM = 20
 MAX_PIXELS = 50_000_000
+CLASSIFYING = ("classifier", "multilabel")  # heads that name classes
+_TOP = 5
 _CONSTANT_BELOW = 256 * 2**20  # bytes of backbone weights, see `_constant`
 _BATCH = 32  # images in memory at a time
 
@@ -41,11 +43,20 @@ class Label:
     score: float
 
 
-def require_head(version: ModelVersion, kind: str) -> None:
-    """Raises WrongHead unless the version's head is of that kind. Reads the manifest only."""
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """What is said of one image. `unsure`: the best score is below the version's abstain threshold."""
+
+    labels: list[Label]
+    unsure: bool
+
+
+def require_head(version: ModelVersion, *kinds: str) -> None:
+    """Raises WrongHead unless the version's head is of one of those kinds. Reads the manifest only."""
     head = version.manifest.head
-    if head is not None and head.kind == kind:
+    if head is not None and head.kind in kinds:
         return
+    kind = kinds[0]
     has = "a backbone only" if head is None else f"a {head.kind} head"
     raise WrongHead(
         f"{version.reference} has {has}, no {kind} head",
@@ -129,7 +140,7 @@ class Predictor:
         kind = self.version.manifest.head.kind if self.version.manifest.head else None
         if kind == "captioner":
             self._head.captions(feature_BD)
-        elif kind == "classifier":
+        elif kind in CLASSIFYING:
             self._head.probabilities(feature_BD)
 
     def caption(
@@ -152,21 +163,46 @@ class Predictor:
         )
         return captions
 
-    def classify(self, images: Sequence[bytes], *, top: int = 5) -> list[list[Label]]:
-        """The `top` most probable labels of each encoded image, best first.
+    def classify(self, images: Sequence[bytes], *, top: int | None = None) -> list[list[Label]]:
+        """Labels of each encoded image, best first.
 
-        Raises WrongHead, InvalidRequest, UnreadableImage.
+        Args:
+            top: at most so many. None: of a classifier 5; of a multi-label head every label at or above its threshold,
+                which may be none. A multi-label head never gives those below.
+        Raises:
+            WrongHead, InvalidRequest, UnreadableImage.
         """
-        require_head(self.version, "classifier")
-        if top < 1:
+        return [each.labels for each in self.classified(images, top=top)]
+
+    def classified(self, images: Sequence[bytes], *, top: int | None = None) -> list[Labels]:
+        """As `classify`, and whether each answer is to be relied on."""
+        require_head(self.version, *CLASSIFYING)
+        if top is not None and top < 1:
             raise InvalidRequest(f"top is {top}, allowed is 1 or more")
+        if self.version.manifest.head is not None and self.version.manifest.head.kind == "multilabel":
+            return self._above_thresholds(images, top)
+        top = _TOP if top is None else top
         offset = self.version.manifest.class_offset
         probabilities_BC = np.asarray(self._head.probabilities(self._features(images)))[:, offset:]
         names = self.version.manifest.classes or tuple(str(place) for place in range(probabilities_BC.shape[1]))
         order_BC = np.argsort(-probabilities_BC, axis=1, kind="stable")[:, :top]
+        least = self._head.abstain_below
         return [
-            [Label(label=names[place], score=float(row[place])) for place in order]
+            Labels(
+                labels=[Label(label=names[place], score=float(row[place])) for place in order],
+                unsure=least is not None and float(row.max()) < least,
+            )
             for row, order in zip(probabilities_BC, order_BC, strict=True)
+        ]
+
+    def _above_thresholds(self, images: Sequence[bytes], top: int | None) -> list[Labels]:
+        names = self._head.classes
+        return [
+            Labels(
+                labels=[Label(label=names[place], score=float(row[place])) for place in self._head.said(row)[:top]],
+                unsure=False,
+            )
+            for row in np.asarray(self._head.probabilities(self._features(images)))
         ]
 
     def embed(self, images: Sequence[bytes]) -> np.ndarray:

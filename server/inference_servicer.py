@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from finetune.data.image_header import UnreadableImage, check_image
-from finetune.predictor import check_beam, require_head
+from finetune.predictor import CLASSIFYING, check_beam, require_head
 from finetune.wire import error_from
 from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
 from server.model_pool import ModelPool, ModelProcessDied
@@ -43,26 +43,26 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.CaptionRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.CaptionResponse:
         check_beam(request.beam_size or None)
-        return await self._answer(request, context, "captioner", lambda stub: stub.Caption)
+        return await self._answer(request, context, ("captioner",), lambda stub: stub.Caption)
 
     async def Classify(
         self, request: inference_pb2.ClassifyRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.ClassifyResponse:
-        return await self._answer(request, context, "classifier", lambda stub: stub.Classify)
+        return await self._answer(request, context, CLASSIFYING, lambda stub: stub.Classify)
 
     async def Embed(
         self, request: inference_pb2.EmbedRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.EmbedResponse:
-        return await self._answer(request, context, None, lambda stub: stub.Embed)
+        return await self._answer(request, context, (), lambda stub: stub.Embed)
 
     async def _answer(
-        self, request: Any, context: grpc.aio.ServicerContext, head: str | None, method: Callable[[Any], Any]
+        self, request: Any, context: grpc.aio.ServicerContext, heads: Sequence[str], method: Callable[[Any], Any]
     ) -> Any:
         begun = time.perf_counter()
         _check_images(request.images, self._max_pixels)
         version = await in_thread(self._threads, self._catalog.get, request.reference)
-        if head is not None:
-            require_head(version, head)
+        if heads:
+            require_head(version, *heads)
         response = await self._ask(version, request, context, method)
         response.server_milliseconds = (time.perf_counter() - begun) * 1000
         return response

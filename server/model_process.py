@@ -75,9 +75,10 @@ class ModelServicer(inference_pb2_grpc.InferenceServicer):
         def answer() -> list[inference_pb2.ImageLabels]:
             return [
                 inference_pb2.ImageLabels(
-                    labels=[inference_pb2.Label(label=found.label, score=found.score) for found in labels]
+                    labels=[inference_pb2.Label(label=each.label, score=each.score) for each in found.labels],
+                    unsure=found.unsure,
                 )
-                for labels in self._predictor.classify(request.images, top=request.top or 5)
+                for found in self._predictor.classified(request.images, top=request.top or None)
             ]
 
         results, milliseconds = await self._in_turn(answer)

@@ -63,27 +63,30 @@ def caption(
 def classify(
     reference: Ref,
     images: Images,
-    top: Annotated[int, typer.Option("--top", min=1, help="how many labels")] = 5,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="how many labels; default: 5, of a multi-label version those it is sure of"),
+    ] = None,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
     output: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
-    """Name the most probable classes of each image."""
+    """Name the most probable classes of each image; of a multi-label version, those above their thresholds."""
     if address := chosen_server(server, store):
         with _client(address, token) as client:
             for path, data in _read(images):
                 with _naming(path):
-                    labels = client.classify(reference, [data], top=top).labels[0]
-                _print_labels(path, labels, output)
+                    answer = client.classify(reference, [data], top=top or 0)
+                _print_labels(path, answer.labels[0], answer.unsure[0], output)
         return
     files = list(_read(images))
-    predictor = _predictor(reference, store, "classifier")
+    predictor = _predictor(reference, store, "classifier", "multilabel")
     for path, data in files:
         with _naming(path):
-            labels = [(each.label, each.score) for each in predictor.classify([data], top=top)[0]]
-        _print_labels(path, labels, output)
+            found = predictor.classified([data], top=top)[0]
+        _print_labels(path, [(each.label, each.score) for each in found.labels], found.unsure, output)
 
 
 def embed(
@@ -104,7 +107,7 @@ def embed(
                 _print_embedding(path, answer.embeddings[0], output)
         return
     files = list(_read(images))
-    predictor = _predictor(reference, store, None)
+    predictor = _predictor(reference, store)
     for path, data in files:
         with _naming(path):
             embedding = predictor.embed([data])[0].tolist()
@@ -138,15 +141,15 @@ def _client(address: str, token: str | None) -> ZooClient:
     return ZooClient(address, token=token)
 
 
-def _predictor(reference: str, store: str | None, head: str | None) -> Any:
+def _predictor(reference: str, store: str | None, *heads: str) -> Any:
     from finetune.predictor import Predictor, require_head
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
 
     catalog = open_catalog(store)
     version = catalog.get(reference)
-    if head is not None:
-        require_head(version, head)  # before TensorFlow, which takes seconds to come up
+    if heads:
+        require_head(version, *heads)  # before TensorFlow, which takes seconds to come up
     start_tensorflow()
     predictor = Predictor.load(catalog, version)
     predictor.warm_up()  # so that the milliseconds of the first image are those of any image
@@ -163,11 +166,12 @@ def _print_captions(path: Path, captions: Sequence[Any], milliseconds: float, ou
         print(f"  {c.log_prob:8.3f}  {c.text}" + ("" if c.finished else " …"))
 
 
-def _print_labels(path: Path, labels: Sequence[tuple[str, float]], output: Format) -> None:
+def _print_labels(path: Path, labels: Sequence[tuple[str, float]], unsure: bool, output: Format) -> None:
     if output is Format.JSON:
-        print_json({"image": str(path), "labels": [{"label": label, "score": score} for label, score in labels]})
+        said = [{"label": label, "score": score} for label, score in labels]
+        print_json({"image": str(path), "labels": said, "unsure": unsure})
         return
-    print(path)
+    print(path, "(unsure: below the version's abstain threshold)" if unsure else "" if labels else "(none)")
     for label, score in labels:
         print(f"  {score:.4f}  {label}")
 

@@ -71,7 +71,8 @@ def _scores(source: ExportSource, x: Any) -> Any:
     head = source.head
     for layer, dropout in zip(head.hidden, head.dropouts, strict=True):
         x = keras.layers.Dropout(dropout.rate, name=dropout.name)(_dense(layer, x))
-    x = keras.layers.Softmax(name="softmax")(_dense(head.output_layer, x))
+    # No standard layer divides by a temperature, so the last layer's weights are divided: the same but for rounding.
+    x = keras.layers.Softmax(name="softmax")(_dense(head.output_layer, x, scale=1 / head.temperature))
     offset = source.version.manifest.class_offset
     if not offset:
         return x
@@ -81,10 +82,10 @@ def _scores(source: ExportSource, x: Any) -> Any:
     return keras.layers.Flatten(name="scores")(x)
 
 
-def _dense(layer: keras.layers.Dense, x: Any) -> Any:
+def _dense(layer: keras.layers.Dense, x: Any, *, scale: float = 1.0) -> Any:
     copy = keras.layers.Dense.from_config(layer.get_config())
     y = copy(x)
-    copy.set_weights([np.asarray(weight) for weight in layer.get_weights()])
+    copy.set_weights([np.asarray(weight) * np.float32(scale) for weight in layer.get_weights()])
     return y
 
 

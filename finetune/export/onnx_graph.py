@@ -93,6 +93,8 @@ def _add_scores(to: NodeList, source: ExportSource, x: str) -> None:
     for layer in (*source.head.hidden, source.head.output_layer):
         x = to.add("Gemm", x, to.weight(layer.kernel), to.weight(layer.bias))
         x = add_activation(to, x, layer.activation, layer.name)
+    if source.head.temperature != 1.0:
+        x = to.add("Div", x, to.weight(np.float32(source.head.temperature)))
     x = to.add("Softmax", x, axis=-1)
     offset = source.version.manifest.class_offset
     bounds = [to.weight([value], np.int64) for value in (offset, source.head.num_classes, 1)]

@@ -10,6 +10,7 @@ evaluations/       <step>.json, one for every Checkpoint
 events/train, events/validation     TensorBoard
 logs/<role>.log    progress.json (the chief's, with its pulse)    evaluator.json (the evaluator's pulse)
 locks/<role>.lock  .mirror.json: what of the folder the store has, where that isn't on this disk (finetune.jobs.mirror)
+examples/          the worst and best predicted validation images as a contact sheet, of heads that have such
 export/            head.safetensors, the assets, manifest.json, and export.json, written last
 result.json        what `finetune run --format json` prints        error.json    why the job failed
 ```

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-ECE_BINS = 15  # equal widths of confidence, as in Guo et al. 2017
+from finetune.metrics.calibration import calibration_error
 
 
 def classification_metrics(probability_NC: np.ndarray, label_N: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -39,7 +39,7 @@ def classification_metrics(probability_NC: np.ndarray, label_N: np.ndarray, clas
         "accuracy": float(right_N.mean()),
         "top_5": float(top_N.mean()),
         "macro_f1": float(np.mean(present)),
-        "ece": _calibration_error(probability_NC.max(axis=1), right_N),
+        "ece": calibration_error(probability_NC.max(axis=1), right_N),
         "per_class": per_class,
         "num_examples": count,
     }
@@ -57,13 +57,3 @@ def _per_class(predicted_N: np.ndarray, label_N: np.ndarray, classes: Sequence[s
             "support": support,
         }
     return scores
-
-
-def _calibration_error(confidence_N: np.ndarray, right_N: np.ndarray) -> float:
-    """Σ over bins of (share of examples) · |accuracy − mean confidence|; a bin holds its upper edge."""
-    bin_N = np.clip(np.ceil(confidence_N * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    error = 0.0
-    for place in np.unique(bin_N):
-        inside = bin_N == place
-        error += inside.mean() * abs(right_N[inside].mean() - confidence_N[inside].mean())
-    return float(error)

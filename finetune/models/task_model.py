@@ -80,6 +80,7 @@ def stored_assets(catalog: Catalog, version: ModelVersion) -> Assets:
     return Assets(
         files=files,
         classes=manifest.classes,
+        class_offset=manifest.class_offset,
         vocabulary_size=manifest.vocabulary.size if manifest.vocabulary else None,
         tokenizer=manifest.vocabulary.tokenizer if manifest.vocabulary else None,
     )

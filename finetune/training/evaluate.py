@@ -22,10 +22,11 @@ from finetune.data.sources import data_defaults, open_source
 from finetune.data.splits import split_examples
 from finetune.models.backbone import Backbone
 from finetune.models.heads import head_kind
-from finetune.models.heads.head import HeadLayer
+from finetune.models.heads.head import FittedHead, HeadLayer, ShowsPredictions
 from finetune.models.task_model import NoHead, load_head, stored_assets
 from finetune.spec import InvalidSpec, JobSpec, with_settings
 from finetune.training.bad_records import require_few
+from finetune.training.extremes import extremes
 from finetune.training.split_data import SplitData
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import Internal, InvalidArgument
@@ -61,6 +62,19 @@ class SplitEvaluation:
                 self._warned.add(warning)
                 print(f"warning: {split.name}: {warning}", file=sys.stderr, flush=True)
         return {name: _plain(value) for name, value in metrics.items()}
+
+    def fit(self, split: SplitData) -> dict[str, Any]:
+        """What the head fits to its predictions of a validation split, and uses from now on."""
+        if not isinstance(self._head, FittedHead):
+            return {}
+        found: dict[str, Any] = _plain(self._head.fit_after(split.first_view(), split.examples))
+        return found
+
+    def extremes(self, split: SplitData) -> dict[str, Any]:
+        """The worst and best predicted examples of a split (`finetune.training.extremes`)."""
+        if not isinstance(self._head, ShowsPredictions):
+            return {}
+        return extremes(split.examples, self._head.shown(split.first_view(), split.examples))
 
     def _means(self, split: SplitData) -> dict[str, Any]:
         totals: dict[str, np.ndarray] = {}

@@ -6,7 +6,7 @@ Takes EvalResults. Gives the sequence (step, metric). Next: `finetune.training.b
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finetune.jobs.folder import JobFolder, read_json, write_json
@@ -21,12 +21,18 @@ class UnknownMetric(InvalidArgument):
 
 @dataclass(frozen=True, kw_only=True)
 class EvalResult:
-    """Metrics of one split at one step: `loss` and what the head adds. None stands for NaN and infinities."""
+    """Metrics of one split at one step: `loss` and what the head adds. None stands for NaN and infinities.
+
+    `fitted`: arguments of the head that were fitted to these predictions (`FittedHead`). `extremes`: the worst and the
+    best predicted examples, see `finetune.training.extremes`.
+    """
 
     step: int
     split: str
     num_examples: int
     metrics: Mapping[str, Any]
+    fitted: Mapping[str, Any] = field(default_factory=dict)
+    extremes: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Evaluations:

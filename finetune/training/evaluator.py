@@ -102,16 +102,24 @@ class Evaluator:
             absent = {self._train.early_stop.metric: None}
             self._evaluations.write(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
-        metrics, num_examples = self._metrics(weights)
-        self._evaluations.write(EvalResult(step=step, split="validation", num_examples=num_examples, metrics=metrics))
-        self._summaries.scalars(step, metrics)
-        print(f"step {step}: " + _line(metrics), file=sys.stderr, flush=True)
+        result = self._result(step, weights)
+        self._evaluations.write(result)
+        self._summaries.scalars(step, result.metrics)
+        print(f"step {step}: " + _line(result.metrics), file=sys.stderr, flush=True)
 
-    def _metrics(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[dict[str, Any], int]:
+    def _result(self, step: int, weights: Mapping[str, Mapping[str, np.ndarray]]) -> EvalResult:
         for component, tensors in weights.items():
             restore(self._groups[component], tensors).require_complete(f"the Checkpoint's {component}")
         split = self._validation()
-        return self._evaluation(split), len(split.examples)
+        fitted = self._evaluation.fit(split)
+        return EvalResult(
+            step=step,
+            split="validation",
+            num_examples=len(split.examples),
+            metrics=self._evaluation(split),
+            fitted=fitted,
+            extremes=self._evaluation.extremes(split),
+        )
 
 
 def _line(metrics: Mapping[str, Any]) -> str:

@@ -150,6 +150,7 @@ def prepare(
         "bad_records": len(bad),
         "files": sorted(assets.files),
         "classes": assets.classes,
+        "class_offset": assets.class_offset,
         "vocabulary_size": assets.vocabulary_size,
         "tokenizer": assets.tokenizer,
         "seconds": time.monotonic() - began,
@@ -187,6 +188,7 @@ def load_prepared(
     assets = Assets(
         files={name: (folder.prepared / name).read_bytes() for name in record["files"]},
         classes=None if record["classes"] is None else tuple(record["classes"]),
+        class_offset=record.get("class_offset", 0),
         vocabulary_size=record["vocabulary_size"],
         tokenizer=record["tokenizer"],
     )
@@ -343,6 +345,9 @@ def _write_bad(folder: JobFolder, spec: JobSpec, bad: Sequence[BadRecord], *, to
 def _examples_digest(examples: Sequence[Example]) -> str:
     digest = hashlib.sha256()
     for example in examples:
-        line = json.dumps([example.id, list(example.captions), example.label], ensure_ascii=False)
+        facts = [example.id, list(example.captions), example.label]
+        if example.labels:  # else as before there were labels, so that jobs of then resume
+            facts.append(list(example.labels))
+        line = json.dumps(facts, ensure_ascii=False)
         digest.update(line.encode("utf-8", "surrogatepass") + b"\n")
     return digest.hexdigest()

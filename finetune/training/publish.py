@@ -118,6 +118,7 @@ def export_child(
         components=(backbone, head_part),
         head=head,
         classes=assets.classes,
+        class_offset=assets.class_offset,
         vocabulary=_vocabulary(assets),
         assets=(*shared, *(_asset(folder.export / name) for name in sorted(assets.files))),
         license=parent.manifest.license,

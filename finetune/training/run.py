@@ -188,6 +188,7 @@ def _export(
     outcome: Outcome,
 ) -> None:
     from finetune.training.evaluations import Evaluations
+    from finetune.training.extremes import write_extremes
     from finetune.training.publish import RunFacts, export_child
     from zoo.manifest import Head
 
@@ -195,7 +196,13 @@ def _export(
     metrics: dict[str, dict[str, object]] = {"train": {"loss": checkpoints.record(outcome.best_step).train_loss}}
     if result is not None:
         metrics["validation"] = dict(result.metrics)
-    head = Head(kind=prepared.kind.kind, arguments=prepared.kind.resolved(prepared.arguments, prepared.assets))
+    # What was fitted to the best Checkpoint's predictions (a temperature, thresholds) is published with its weights.
+    fitted = {} if result is None else dict(result.fitted)
+    arguments = prepared.kind.resolved(prepared.arguments, prepared.assets) | fitted
+    if result is not None and result.extremes:
+        for text in write_extremes(job.root / "examples", result, prepared.splits["validation"], prepared.source):
+            print(text, file=sys.stderr, flush=True)
+    head = Head(kind=prepared.kind.kind, arguments=arguments)
     export_child(
         folder=job,
         request=request,

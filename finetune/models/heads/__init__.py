@@ -27,7 +27,17 @@ def _classifier() -> HeadKind:
     return CLASSIFIER
 
 
-HEADS: dict[str, Callable[[], HeadKind]] = {"captioner": _captioner, "classifier": _classifier}
+def _multilabel() -> HeadKind:
+    from finetune.models.heads.multilabel import MULTILABEL
+
+    return MULTILABEL
+
+
+HEADS: dict[str, Callable[[], HeadKind]] = {
+    "captioner": _captioner,
+    "classifier": _classifier,
+    "multilabel": _multilabel,
+}
 
 
 def head_kind(kind: str) -> HeadKind:

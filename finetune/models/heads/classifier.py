@@ -6,49 +6,63 @@ Takes labels of a split. Gives the class list and target rows, one an image. Nex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field
 
 from finetune.data.source import Example
+from finetune.metrics.calibration import MAX_TEMPERATURE, MIN_TEMPERATURE
+from finetune.models.heads.dense_arguments import (
+    DenseArguments,
+    InvalidLabels,
+    NoClassNames,
+    Positive,
+    label_rows,
+    require_labels,
+    weights_of_classes,
+)
 from finetune.models.heads.head import Assets, TargetTable
-from zoo.errors import FailedPrecondition, InvalidArgument
 
 if TYPE_CHECKING:
     from finetune.models.heads.classifier_layer import ClassifierLayer
 
 
-class InvalidLabels(InvalidArgument):
-    """Labels that a classifier cannot be trained on or scored with."""
-
-
-class NoClassNames(FailedPrecondition):
-    """A classifier whose version doesn't say what its outputs mean."""
-
-
-class ClassifierArguments(BaseModel):
-    """`hidden`: units of the layers between feature and logits, all with `hidden_activation`; `dropout`: the share
-    dropped after each of them.
+class ClassifierArguments(DenseArguments):
+    """What decides a classifier.
 
     `num_classes` counts the logits; None means one for each class in the training split.
+    `class_weights`: how much each class counts in training, by name (1 for those not named), or `balanced` for
+    N / (C · N_c) of the training split. `focal_gamma`: γ of the focal loss (Lin et al. 2017, arXiv:1708.02002), 0 for
+    plain cross-entropy. `label_smoothing`: Szegedy et al. 2016, arXiv:1512.00567.
+    `calibrate`: after training, fit `temperature` on the validation split (Guo et al. 2017), and `abstain_below`, the
+    confidence from which on at least `abstain_precision` of the validation split is right. What is given isn't fitted.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     num_classes: Annotated[int, Field(ge=2)] | None = None
-    hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
-    hidden_activation: Literal["relu", "hard_swish"] = "relu"
-    dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
     activation: Literal["softmax"] = "softmax"
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["balanced"] | dict[str, Positive] | None = None
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    calibrate: bool = True
+    abstain_precision: Annotated[float, Field(gt=0, le=1)] = 0.95
+    temperature: Annotated[float, Field(ge=MIN_TEMPERATURE, le=MAX_TEMPERATURE)] | None = None
+    abstain_below: Annotated[float, Field(ge=0, le=1)] | None = None
 
-    @model_validator(mode="after")
-    def _one_dropout_a_layer(self) -> ClassifierArguments:
-        if self.dropout and len(self.dropout) != len(self.hidden):
-            raise ValueError(f"{len(self.dropout)} dropout shares for {len(self.hidden)} hidden layers")
-        return self
+
+# Left out of a manifest where they are the defaults: so are manifests from before there were these, and equal heads
+# stay equal.
+_UNSAID = (
+    "hidden_activation",
+    "class_weights",
+    "focal_gamma",
+    "calibrate",
+    "abstain_precision",
+    "temperature",
+    "abstain_below",
+)
 
 
 class ClassifierKind:
@@ -56,6 +70,7 @@ class ClassifierKind:
 
     kind = "classifier"
     Arguments: type[BaseModel] = ClassifierArguments
+    class_axes: Mapping[str, int] = MappingProxyType({"logits/kernel": 1, "logits/bias": 0})
 
     def learn_assets(self, examples: Sequence[Example], arguments: ClassifierArguments) -> Assets:
         """The classes: labels of the training split in lexicographic order (of code points). Raises InvalidLabels."""
@@ -70,6 +85,8 @@ class ClassifierKind:
                 f"{', '.join(classes[:10])}{', …' if len(classes) > 10 else ''}",
                 hint="leave num_classes out to get one output a class",
             )
+        if isinstance(arguments.class_weights, dict):
+            weights_of_classes(arguments.class_weights, classes, what="class_weights")
         return Assets(files={}, classes=classes)
 
     def targets(self, examples: Sequence[Example], arguments: ClassifierArguments, assets: Assets) -> TargetTable:
@@ -77,7 +94,11 @@ class ClassifierKind:
         if assets.classes is None:
             raise NoClassNames("targets of a classifier need its class names")
         rows = np.arange(len(examples), dtype=np.int32)
-        return TargetTable(image_index=rows, arrays={"label": label_rows(examples, assets.classes)})
+        label_N = label_rows(examples, assets.classes)
+        arrays = {"label": label_N}
+        if arguments.class_weights is not None:
+            arrays["class_weight"] = _class_weights(arguments.class_weights, label_N, assets.classes)[label_N]
+        return TargetTable(image_index=rows, arrays=arrays)
 
     def build(
         self,
@@ -91,7 +112,7 @@ class ClassifierKind:
         from finetune.models.heads.classifier_layer import ClassifierLayer
 
         named = len(assets.classes) if assets.classes is not None else None
-        outputs = arguments.num_classes or named
+        outputs = arguments.num_classes or (None if named is None else named + assets.class_offset)
         if outputs is None:
             raise InvalidLabels("a classifier needs num_classes or class names; there are neither")
         offset = 0 if named is None else outputs - named
@@ -107,38 +128,19 @@ class ClassifierKind:
         )
 
     def resolved(self, arguments: ClassifierArguments, assets: Assets) -> dict[str, Any]:
-        outputs = arguments.num_classes or len(assets.classes or ())
-        shares = arguments.dropout or (0.0,) * len(arguments.hidden)
-        known = arguments.model_copy(update={"num_classes": outputs, "dropout": shares})
-        # Left out where it is relu: so are manifests from before there was another, and equal heads stay equal.
-        unsaid = {"hidden_activation"} if arguments.hidden_activation == "relu" else set()
+        outputs = arguments.num_classes or len(assets.classes or ()) + assets.class_offset
+        known = arguments.model_copy(update={"num_classes": outputs, "dropout": arguments.dropout_shares})
+        plain = ClassifierArguments()
+        unsaid = {name for name in _UNSAID if getattr(known, name) == getattr(plain, name)}
         return known.model_dump(mode="json", exclude=unsaid)
 
 
 CLASSIFIER = ClassifierKind()
 
 
-def require_labels(examples: Sequence[Example]) -> None:
-    """Raises InvalidLabels naming examples without a label."""
-    bare = [example.id for example in examples if example.label is None]
-    if bare:
-        some = ", ".join(bare[:5]) + (", …" if len(bare) > 5 else "")
-        raise InvalidLabels(
-            f"{len(bare)} of {len(examples)} examples have no label: {some}",
-            hint="a classifier learns from a folder per class: --data folder:DIR",
-        )
-
-
-def label_rows(examples: Sequence[Example], classes: tuple[str, ...]) -> np.ndarray:
-    """int32 `[N]`: each label's position in `classes`, found by name. Raises InvalidLabels naming unknown labels."""
-    require_labels(examples)
-    position = {name: place for place, name in enumerate(classes)}
-    strange = sorted({str(example.label) for example in examples} - set(position))
-    if strange:
-        where = next(example.id for example in examples if example.label == strange[0])
-        raise InvalidLabels(
-            f"{len(strange)} labels are no class of this classifier: {', '.join(map(repr, strange[:5]))} "
-            f"(for example of {where}); its {len(classes)} classes are {', '.join(map(repr, classes[:10]))}"
-            f"{', …' if len(classes) > 10 else ''}"
-        )
-    return np.array([position[str(example.label)] for example in examples], dtype=np.int32).reshape(len(examples))
+def _class_weights(given: str | dict[str, float], label_N: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """float32 `[C]`, of a class that doesn't occur as of one that occurs once."""
+    if isinstance(given, dict):
+        return weights_of_classes(given, classes, what="class_weights")
+    count_C = np.maximum(np.bincount(label_N, minlength=len(classes)), 1)
+    return (len(label_N) / (len(classes) * count_C)).astype(np.float32)

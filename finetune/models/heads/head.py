@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel
@@ -36,6 +36,7 @@ class Assets:
 
     files: Mapping[str, bytes]  # e.g. {"vocabulary.json": ...}; stored as the version's assets
     classes: tuple[str, ...] | None = None
+    class_offset: int = 0  # outputs before the first class, e.g. 1 where a background class comes first
     vocabulary_size: int | None = None
     tokenizer: str | None = None
 
@@ -61,6 +62,34 @@ class HeadLayer(Protocol):
 
     def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """What a head says of one image, for people: `goodness` orders images from worst to best predicted."""
+
+    said: str
+    truth: str
+    goodness: float
+
+
+@runtime_checkable
+class FittedHead(Protocol):
+    """A HeadLayer with numbers that are fitted to its predictions once its weights are what they are: a temperature,
+    thresholds. It is asked where the validation predictions are, after each Checkpoint; the best Checkpoint's numbers
+    are published among the head's arguments."""
+
+    def fit_after(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
+        """Features [N, D] of the validation split, one row an example. Returns arguments (JSON values) that the kind's
+        `Arguments` take, and uses them itself from now on. Depends on nothing that was fitted before."""
+
+
+@runtime_checkable
+class ShowsPredictions(Protocol):
+    """A HeadLayer whose worst and best predictions are worth a contact sheet."""
+
+    def shown(self, features: np.ndarray, examples: Sequence[Example]) -> list[Shown]:
+        """One an example."""
 
 
 class HeadKind(Protocol):

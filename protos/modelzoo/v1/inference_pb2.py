@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/modelzoo/v1/inference.proto\x12\x0bmodelzoo.v1\"Y\n\x0e\x43\x61ptionRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x11\n\tbeam_size\x18\x03 \x01(\x05\x12\x11\n\tmax_words\x18\x04 \x01(\x05\"\x84\x01\n\x0f\x43\x61ptionResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.modelzoo.v1.ImageCaptions\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"7\n\rImageCaptions\x12&\n\x08\x63\x61ptions\x18\x01 \x03(\x0b\x32\x14.modelzoo.v1.Caption\";\n\x07\x43\x61ption\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"A\n\x0f\x43lassifyRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0b\n\x03top\x18\x03 \x01(\x05\"\x83\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ImageLabels\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"1\n\x0bImageLabels\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.modelzoo.v1.Label\"%\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"1\n\x0c\x45mbedRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\"~\n\rEmbedResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.modelzoo.v1.Embedding\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\xda\x01\n\tInference\x12\x44\n\x07\x43\x61ption\x12\x1b.modelzoo.v1.CaptionRequest\x1a\x1c.modelzoo.v1.CaptionResponse\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12>\n\x05\x45mbed\x12\x19.modelzoo.v1.EmbedRequest\x1a\x1a.modelzoo.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/modelzoo/v1/inference.proto\x12\x0bmodelzoo.v1\"Y\n\x0e\x43\x61ptionRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x11\n\tbeam_size\x18\x03 \x01(\x05\x12\x11\n\tmax_words\x18\x04 \x01(\x05\"\x84\x01\n\x0f\x43\x61ptionResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.modelzoo.v1.ImageCaptions\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"7\n\rImageCaptions\x12&\n\x08\x63\x61ptions\x18\x01 \x03(\x0b\x32\x14.modelzoo.v1.Caption\";\n\x07\x43\x61ption\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"A\n\x0f\x43lassifyRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0b\n\x03top\x18\x03 \x01(\x05\"\x83\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ImageLabels\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"A\n\x0bImageLabels\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.modelzoo.v1.Label\x12\x0e\n\x06unsure\x18\x02 \x01(\x08\"%\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"1\n\x0c\x45mbedRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\"~\n\rEmbedResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.modelzoo.v1.Embedding\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\xda\x01\n\tInference\x12\x44\n\x07\x43\x61ption\x12\x1b.modelzoo.v1.CaptionRequest\x1a\x1c.modelzoo.v1.CaptionResponse\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12>\n\x05\x45mbed\x12\x19.modelzoo.v1.EmbedRequest\x1a\x1a.modelzoo.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,15 +44,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CLASSIFYRESPONSE']._serialized_start=463
   _globals['_CLASSIFYRESPONSE']._serialized_end=594
   _globals['_IMAGELABELS']._serialized_start=596
-  _globals['_IMAGELABELS']._serialized_end=645
-  _globals['_LABEL']._serialized_start=647
-  _globals['_LABEL']._serialized_end=684
-  _globals['_EMBEDREQUEST']._serialized_start=686
-  _globals['_EMBEDREQUEST']._serialized_end=735
-  _globals['_EMBEDRESPONSE']._serialized_start=737
-  _globals['_EMBEDRESPONSE']._serialized_end=863
-  _globals['_EMBEDDING']._serialized_start=865
-  _globals['_EMBEDDING']._serialized_end=892
-  _globals['_INFERENCE']._serialized_start=895
-  _globals['_INFERENCE']._serialized_end=1113
+  _globals['_IMAGELABELS']._serialized_end=661
+  _globals['_LABEL']._serialized_start=663
+  _globals['_LABEL']._serialized_end=700
+  _globals['_EMBEDREQUEST']._serialized_start=702
+  _globals['_EMBEDREQUEST']._serialized_end=751
+  _globals['_EMBEDRESPONSE']._serialized_start=753
+  _globals['_EMBEDRESPONSE']._serialized_end=879
+  _globals['_EMBEDDING']._serialized_start=881
+  _globals['_EMBEDDING']._serialized_end=908
+  _globals['_INFERENCE']._serialized_start=911
+  _globals['_INFERENCE']._serialized_end=1129
 # @@protoc_insertion_point(module_scope)

@@ -69,10 +69,12 @@ class ClassifyResponse(_message.Message):
     def __init__(self, results: _Optional[_Iterable[_Union[ImageLabels, _Mapping]]] = ..., milliseconds: _Optional[float] = ..., server_milliseconds: _Optional[float] = ..., reference: _Optional[str] = ...) -> None: ...
 
 class ImageLabels(_message.Message):
-    __slots__ = ("labels",)
+    __slots__ = ("labels", "unsure")
     LABELS_FIELD_NUMBER: _ClassVar[int]
+    UNSURE_FIELD_NUMBER: _ClassVar[int]
     labels: _containers.RepeatedCompositeFieldContainer[Label]
-    def __init__(self, labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ...) -> None: ...
+    unsure: bool
+    def __init__(self, labels: _Optional[_Iterable[_Union[Label, _Mapping]]] = ..., unsure: bool = ...) -> None: ...
 
 class Label(_message.Message):
     __slots__ = ("label", "score")

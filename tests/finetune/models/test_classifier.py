@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from finetune.data.source import Example
 from finetune.models.heads import HEADS, UnknownHead, head_kind
-from finetune.models.heads.classifier import CLASSIFIER, ClassifierArguments, InvalidLabels, NoClassNames
+from finetune.models.heads.classifier import CLASSIFIER, ClassifierArguments
+from finetune.models.heads.dense_arguments import InvalidLabels, NoClassNames
 from finetune.models.heads.head import Assets
 from finetune.models.restore import named_variables
 
@@ -26,8 +27,8 @@ def build(assets: Assets = ASSETS, seed: int = 1, **arguments: Any) -> Any:
 
 def test_the_table_knows_its_heads() -> None:
     assert head_kind("classifier") is CLASSIFIER
-    assert set(HEADS) == {"captioner", "classifier"}
-    with pytest.raises(UnknownHead, match="captioner, classifier"):
+    assert set(HEADS) == {"captioner", "classifier", "multilabel"}
+    with pytest.raises(UnknownHead, match="captioner, classifier, multilabel"):
         head_kind("detector")
 
 
