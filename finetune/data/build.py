@@ -222,14 +222,15 @@ def _locked(folder: Path) -> Iterator[None]:
     path = folder / _LOCK
     try:
         make_directories(folder)
-        with path.open("wb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise FolderInUse(f"another process builds in {folder}", hint="wait for it, or stop it") from None
-            yield
+        file = path.open("wb")
     except OSError as error:
         raise storage_error(error, "write", path) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FolderInUse(f"another process builds in {folder}", hint="wait for it, or stop it") from None
+        yield
 
 
 def _clear(folder: Path, planned: set[str], *, again: bool) -> None:

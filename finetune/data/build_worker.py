@@ -71,25 +71,31 @@ class ShardWorker:
 
     def give(self, task: ShardTask) -> None:
         self.task = task
-        self.connection.send(task)
+        try:
+            self.connection.send(task)
+        except (BrokenPipeError, ConnectionResetError):
+            raise self._death() from None
 
     def news(self) -> Written | ShardEntry:
         """Waits for it. Raises what the process raised, Internal where it died."""
         try:
             message = self.connection.recv()
-        except EOFError:
-            self._process.join()
-            what = self.task.name if self.task else "its source"
-            raise Internal(
-                f"the process that wrote {what} ended with {self._process.exitcode} and no word; was it out of memory?",
-                hint="run the same again: finished shards are kept; --workers 1 takes less memory",
-            ) from None
+        except (EOFError, ConnectionResetError):
+            raise self._death() from None
         if isinstance(message, dict):
             raise from_dict(message)
         if isinstance(message, ShardEntry):
             self.task = None
         assert isinstance(message, Written | ShardEntry)
         return message
+
+    def _death(self) -> Internal:
+        self._process.join()
+        what = self.task.name if self.task else "shards"
+        return Internal(
+            f"the process for {what} ended with {self._process.exitcode} and no word; was it out of memory?",
+            hint="run the same again: finished shards are kept; --workers 1 takes less memory",
+        )
 
     def stop(self) -> None:
         """At once: a shard that isn't whole leaves nothing but a temporary file."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
@@ -22,7 +23,7 @@ from finetune.data.source import Example
 from finetune.data.sources import open_source
 from finetune.data.splits import split_examples
 from finetune.training.bad_records import TooManyBadRecords
-from zoo.errors import InvalidArgument
+from zoo.errors import Internal, InvalidArgument
 from zoo.store import open_store
 
 
@@ -253,6 +254,20 @@ def test_killed_in_the_midst_and_started_again(tmp_path: Path) -> None:
     assert shard_bytes(out) == shard_bytes(tmp_path / "whole")
     assert not list(out.glob(".tmp-*"))
     assert said.read_text() == ""  # its processes noticed, and had nothing to say
+
+
+def test_a_process_that_dies_is_named_and_the_rest_kept(tmp_path: Path) -> None:
+    location, out = f"folder:{photos(tmp_path / 'photos', 200)}", tmp_path / "out"
+
+    def kill_one(done: int, total: int) -> None:
+        if done > 20 and (children := multiprocessing.active_children()):
+            children[0].kill()
+
+    with pytest.raises(Internal, match=r"the process for all-000\d\d-of-00050 ended with -9 and no word"):
+        build_shards(location, out, shards=50, workers=2, on_progress=kill_one)
+    assert not multiprocessing.active_children()
+    assert build_shards(location, out, shards=50).kept > 0
+    assert len(open_source(f"tfrecord:{out}").examples) == 200
 
 
 def test_from_a_bucket(s3_url: str, tmp_path: Path) -> None:
