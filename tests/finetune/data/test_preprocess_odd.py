@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -178,7 +179,7 @@ def test_training_evaluation_and_serving_see_the_same_to_the_bit(tmp_path: Path)
         backbone=backbone, source=source, indices=range(len(images)), max_pixels=MAX
     )
     served = Predictor(
-        version=None,  # type: ignore[arg-type]  # who answers isn't asked for
+        version=SimpleNamespace(manifest=SimpleNamespace(head=None)),  # type: ignore[arg-type]  # a backbone only
         input_spec=spec,
         feature_vector=backbone.feature_vector,
         feature_dim=backbone.feature_dim,
