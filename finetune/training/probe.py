@@ -87,23 +87,28 @@ class Probe:
         layers = self._network.layers
         chosen = {name: _found(name, tensors, layers) for name in names}
 
+        unused: list[str] = []
+
         @tf.function
         def said(step: tf.Tensor, features: Any, targets: Any) -> None:
             with _outputs({name: x for name, x in chosen.items() if isinstance(x, keras.Layer)}) as outputs:
                 self._network.loss(features, targets, training=True)
-            unused = sorted(name for name, x in chosen.items() if isinstance(x, keras.Layer) and name not in outputs)
+            for name, found in chosen.items():
+                if not isinstance(found, keras.Layer):
+                    _print(name, found.value, step, file)
+                elif name in outputs:
+                    _print(name, outputs[name], step, file)
+                elif name not in unused:  # raising here would give TensorFlow's error instead
+                    unused.append(name)
+
+        def look(step: int, features: Any, targets: Any) -> None:
+            with self._same_dice():
+                said(tf.constant(step, tf.int64), features, targets)
             if unused:
                 raise UnknownTensor(
                     f"debug.print: {', '.join(unused)} is a layer whose call is no part of this network's training",
                     hint="print its tensors, e.g. " + ", ".join(_near(unused[0], tensors)),
                 )
-            for name, found in chosen.items():
-                value = outputs[name] if isinstance(found, keras.Layer) else tf.convert_to_tensor(found.value)
-                _print(name, value, step, file)
-
-        def look(step: int, features: Any, targets: Any) -> None:
-            with self._same_dice():
-                said(tf.constant(step, tf.int64), features, targets)
 
         return look
 
