@@ -157,7 +157,8 @@ def _split_data(
     if split == "all":
         indices: Sequence[int] = range(len(source.examples))
     else:
-        indices = getattr(split_examples(source.examples, spec.data.split, seed=spec.train.seed), split)
+        planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed, read=source.read)
+        indices = getattr(planned, split)
     bad = [*source.bad_records, *scan(source, indices, spec.data.max_pixels)]
     seen_bad = {one.id for one in bad}
     features = FeatureCache(shared=shared_features(catalog.store)).open_or_fill(

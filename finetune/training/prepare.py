@@ -30,6 +30,7 @@ from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
+from finetune.training.near_duplicates import reported_near_duplicates
 from finetune.training.split_data import SplitData
 from zoo.architectures import architecture_facts
 from zoo.atomic_file import replaced_file
@@ -112,7 +113,7 @@ def prepare(
     if start is not None:
         _require_fit(start, parent, spec)
     source = open_source(spec.data.location, language=spec.data.language)
-    planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed)
+    planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed, read=source.read)
     total = len(source.examples) + len(source.bad_records)
     chosen = [*planned.train, *planned.validation, *planned.test]
     on_progress("scanning", 0, len(chosen))
@@ -148,6 +149,7 @@ def prepare(
         "examples_digest": _examples_digest(source.examples),
         "num_examples": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         "bad_records": len(bad),
+        "near_duplicates": reported_near_duplicates(features, split, source, on_progress),
         "files": sorted(assets.files),
         "classes": assets.classes,
         "class_offset": assets.class_offset,
