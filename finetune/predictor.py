@@ -142,6 +142,8 @@ class Predictor:
             self._head.captions(feature_BD)
         elif kind in CLASSIFYING:
             self._head.probabilities(feature_BD)
+        elif kind == "embedding":
+            self._head.embeddings(feature_BD)
 
     def caption(
         self, images: Sequence[bytes], *, beam_size: int | None = None, max_words: int | None = None
@@ -206,8 +208,15 @@ class Predictor:
         ]
 
     def embed(self, images: Sequence[bytes]) -> np.ndarray:
-        """The backbone's feature vectors, float32 [N, D]. Raises UnreadableImage."""
-        return self._features(images)
+        """float32 [N, D]: of an embedding head its vectors, each of length 1; else the backbone's feature vectors.
+
+        Raises UnreadableImage.
+        """
+        feature_ND = self._features(images)
+        head = self.version.manifest.head
+        if head is None or head.kind != "embedding":
+            return feature_ND
+        return np.asarray(self._head.embeddings(feature_ND))
 
     def _features(self, images: Sequence[bytes]) -> np.ndarray:
         feature_ND = np.zeros((len(images), self._feature_dim), np.float32)

@@ -31,6 +31,8 @@ class RestoreReport:
     unexplained: tuple[str, ...] = ()  # stored, and no rule says why nothing wants it
     missing: tuple[str, ...] = ()  # wanted, not stored, and nobody allowed it to be fresh
     mismatched: tuple[Mismatch, ...] = ()
+    # Of a head that starts from one with other classes: `kept` rows by name, `added` (fresh) and `removed` classes.
+    classes: dict[str, tuple[str, ...]] = field(default_factory=dict)
     guess: str | None = None  # the likely cause of mismatches, for the error message
 
     @property

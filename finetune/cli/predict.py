@@ -98,7 +98,7 @@ def embed(
     output: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
-    """Print the backbone's feature vector of each image."""
+    """Print a vector of each image: an embedding head's, of length 1, else the backbone's feature vector."""
     if address := chosen_server(server, store):
         with _client(address, token) as client:
             for path, data in _read(images):

@@ -24,6 +24,7 @@ from finetune.data.splits import Split, split_examples
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import Backbone
 from finetune.models.heads import head_arguments, head_kind
+from finetune.models.heads.class_rows import continued_assets
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
 from finetune.models.network import cut_before
 from finetune.models.task_model import stored_assets
@@ -134,7 +135,10 @@ def prepare(
     split = without(split, bad, source.examples)
     _require_examples(spec, planned, split)
     learnt_from = [source.examples[index] for index in split.train]
-    assets = stored_assets(catalog, start) if start is not None else kind.learn_assets(learnt_from, arguments)
+    if start is None:
+        assets = kind.learn_assets(learnt_from, arguments)
+    else:
+        assets = continued_assets(kind, stored_assets(catalog, start), learnt_from, arguments)
     for name, data in assets.files.items():
         with replaced_file(folder.prepared / name) as file:
             file.write(data)

@@ -27,6 +27,12 @@ def _classifier() -> HeadKind:
     return CLASSIFIER
 
 
+def _embedding() -> HeadKind:
+    from finetune.models.heads.embedding import EMBEDDING
+
+    return EMBEDDING
+
+
 def _multilabel() -> HeadKind:
     from finetune.models.heads.multilabel import MULTILABEL
 
@@ -36,6 +42,7 @@ def _multilabel() -> HeadKind:
 HEADS: dict[str, Callable[[], HeadKind]] = {
     "captioner": _captioner,
     "classifier": _classifier,
+    "embedding": _embedding,
     "multilabel": _multilabel,
 }
 

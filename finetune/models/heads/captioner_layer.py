@@ -159,7 +159,8 @@ class CaptionerLayer(keras.layers.Layer):
         h_NU = self._drop(tf.boolean_mask(h_BTU, real_BT), self.arguments.output_dropout, training)
         logits_NV = self.logits(h_NU)
 
-        entropy_N = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=word_N, logits=logits_NV)
+        with tf.name_scope("loss"):
+            entropy_N = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=word_N, logits=logits_NV)
         loss_sum = tf.reduce_sum(weight_N * entropy_N)
         weight_sum = tf.reduce_sum(weight_N)
         right_N = tf.cast(tf.argmax(logits_NV, axis=-1, output_type=tf.int32) == word_N, tf.float32)
@@ -278,6 +279,10 @@ class CaptionerLayer(keras.layers.Layer):
                 ]
             )
         return result
+
+    def sample_texts(self, features: np.ndarray) -> list[str]:
+        """The best caption of each image of a sample, for people; features [N, D]."""
+        return [beams[0].text for beams in self.captions(features)]
 
     # Metrics.
 

@@ -82,7 +82,8 @@ class ClassifierLayer(DenseLayer):
         if training and self.focal_gamma:
             loss_B = _focal_loss(truth_BC, logits_BC, self.focal_gamma)
         else:
-            loss_B = tf.nn.softmax_cross_entropy_with_logits(labels=truth_BC, logits=logits_BC)
+            with tf.name_scope("loss"):
+                loss_B = tf.nn.softmax_cross_entropy_with_logits(labels=truth_BC, logits=logits_BC)
         right_B = tf.cast(tf.equal(tf.argmax(logits_BC, axis=-1, output_type=tf.int32), label_B), tf.float32)
         accuracy = (tf.reduce_sum(right_B * weight_B), tf.reduce_sum(weight_B))
         if training and "class_weight" in targets:
@@ -149,6 +150,15 @@ class ClassifierLayer(DenseLayer):
             )
             for row, label in zip(served_NC, label_N.tolist(), strict=True)
         ]
+
+    def class_scores(
+        self, features: np.ndarray, examples: Sequence[Example]
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+        """Each class against all others, for curves: names, truth bool [N, C], probability [N, C]."""
+        logit_NC, label_N = self._logits_and_labels(features, examples)
+        truth_NC = label_N[:, np.newaxis] == np.arange(logit_NC.shape[1])
+        first = self.class_offset
+        return self.classes or (), truth_NC[:, first:], np.asarray(self._softmax(logit_NC))[:, first:]
 
     def _softmax(self, logits_BC: Any) -> tf.Tensor:
         return tf.nn.softmax(logits_BC if self.temperature == 1.0 else logits_BC / self.temperature)

@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from pydantic import BaseModel
 
 from finetune.data.source import Example
+
+if TYPE_CHECKING:
+    from finetune.spec import JobSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,14 @@ class ShowsPredictions(Protocol):
 
     def shown(self, features: np.ndarray, examples: Sequence[Example]) -> list[Shown]:
         """One an example."""
+
+
+@runtime_checkable
+class WarnsOfPlan(Protocol):
+    """A HeadKind that knows plans which waste a run."""
+
+    def plan_warnings(self, examples: Sequence[Example], arguments: Any, spec: JobSpec) -> list[str]:
+        """Sentences on the training split and the spec, said before step 1."""
 
 
 class HeadKind(Protocol):

@@ -58,7 +58,8 @@ class MultilabelLayer(DenseLayer):
             weight_BC = tf.cast(targets["positive_weight"], tf.float32)
             loss_BC = tf.nn.weighted_cross_entropy_with_logits(truth_BC, logits_BC, weight_BC)
         else:
-            loss_BC = tf.nn.sigmoid_cross_entropy_with_logits(truth_BC, logits_BC)
+            with tf.name_scope("loss"):
+                loss_BC = tf.nn.sigmoid_cross_entropy_with_logits(truth_BC, logits_BC)
         right_BC = tf.cast(tf.equal(logits_BC >= 0, truth_BC >= 0.5), tf.float32)
         weight_sum = tf.reduce_sum(weight_B)
         return LossTerms(
@@ -94,6 +95,12 @@ class MultilabelLayer(DenseLayer):
             )
             for row, truth, goodness in zip(score_NC, truth_NC, goodness_N, strict=True)
         ]
+
+    def class_scores(
+        self, features: np.ndarray, examples: Sequence[Example]
+    ) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+        """For curves: names, truth bool [N, C], probability [N, C]."""
+        return self.classes, truth_rows(examples, self.classes) == 1, self._scores(features)
 
     def said(self, score_C: np.ndarray) -> list[int]:
         """The classes at or above their threshold, the most probable first."""

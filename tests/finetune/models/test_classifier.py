@@ -27,8 +27,8 @@ def build(assets: Assets = ASSETS, seed: int = 1, **arguments: Any) -> Any:
 
 def test_the_table_knows_its_heads() -> None:
     assert head_kind("classifier") is CLASSIFIER
-    assert set(HEADS) == {"captioner", "classifier", "multilabel"}
-    with pytest.raises(UnknownHead, match="captioner, classifier, multilabel"):
+    assert set(HEADS) == {"captioner", "classifier", "embedding", "multilabel"}
+    with pytest.raises(UnknownHead, match="captioner, classifier, embedding, multilabel"):
         head_kind("detector")
 
 
