@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from finetune.spec import JobSpec
 
-LOCAL_KINDS = ("flickr", "folder", "jsonl")  # kinds of DATA whose location is a path
+LOCAL_KINDS = ("coco", "csv", "flickr", "folder", "jsonl", "tfrecord")  # kinds of DATA whose location is a path
 
 
 @dataclass(frozen=True, kw_only=True)

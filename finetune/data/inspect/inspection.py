@@ -58,30 +58,33 @@ class Inspection:
         """What somebody should look at, the worst first, a line each."""
         if self.bad_records:
             first = self.bad_records[0]
-            yield f"{len(self.bad_records)} bad records, the first is {first.id}: {first.reason}"
+            yield f"{len(self.bad_records)} bad record(s), the first is {first.id}: {first.reason}"
         if self.images.unreadable:
-            causes = ", ".join(f"{count} {cause}" for cause, count in self.images.unreadable_causes.items())
+            causes = ", ".join(
+                f"{count} {cause.replace('_', ' ')}" for cause, count in self.images.unreadable_causes.items()
+            )
             yield f"{self.images.unreadable} of {self.images.looked_at} images can't be used: {causes}"
         if self.images.copies_of_other_label:
             group = self.images.groups[0]
             yield (
-                f"{self.images.copies_of_other_label} images have several labels, each in a copy of its own: "
+                f"{self.images.copies_of_other_label} image(s) have several labels, each in a copy of its own: "
                 f"{', '.join(group.ids[:3])} are the same bytes, labelled {' and '.join(group.labels[:3])}"
             )
         if self.images.copies:
-            yield f"{self.images.copies} images are copies of others, byte for byte"
+            yield f"{self.images.copies} image(s) are copies of others, byte for byte"
         if self.images.misnamed:
             first_name = self.images.misnamed_examples[0]
-            yield f"{self.images.misnamed} names say another format than the content has, such as {first_name}"
+            yield f"{self.images.misnamed} name(s) say another format than the content has, such as {first_name}"
         for problem in self.labels.problems if self.labels else ():
             yield problem.says
         for outcome in self.splits:
             if outcome.error:
                 yield outcome.error
             for part, names in (outcome.absent or {}).items():
-                yield f"by {outcome.rule}, {len(names)} classes have no image in {part}, such as {names[0]!r}"
+                named = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+                yield f"by {outcome.rule}, {part} has no image of {named}"
             if outcome.copies:
-                yield f"by {outcome.rule}, {outcome.copies} images of validation or test are copies of earlier ones"
+                yield f"by {outcome.rule}, {outcome.copies} image(s) of validation or test are copies of earlier ones"
         if self.near and (warning := self.near.warning()):
             yield warning
 

@@ -98,19 +98,19 @@ def _problems(
     if len(with_images) == 1 and not several:
         found.append(Problem(kind="one_class", says=f"one class only, {with_images[0]!r}: a classifier needs two"))
     if empty:
-        says = f"{len(empty)} classes without an image: {_listed(empty)}"
+        says = f"{len(empty)} class(es) without an image: {_listed(empty)}"
         found.append(Problem(kind="empty_class", says=says, classes=tuple(sorted(empty))))
     found += _alike(with_images + empty)
     few = [name for name in with_images if counts[name] < FEW]
     if few:
-        says = f"{len(few)} classes have fewer than {FEW} images: {_listed([f'{n} ({counts[n]})' for n in few])}"
+        says = f"{len(few)} class(es) have fewer than {FEW} images: {_listed([f'{n} ({counts[n]})' for n in few])}"
         found.append(Problem(kind="few_images", says=says, classes=tuple(few)))
     most, least = (pick(with_images, key=counts.__getitem__, default="") for pick in (max, min))
     if with_images and counts[most] >= _UNEVEN * counts[least]:
         says = f"uneven: {most!r} has {counts[most]} images, {least!r} {counts[least]}"
         found.append(Problem(kind="uneven", says=says, classes=(most, least)))
     if unlabelled and not several:
-        found.append(Problem(kind="unlabelled", says=f"{unlabelled} images have no label, the others have one"))
+        found.append(Problem(kind="unlabelled", says=f"{unlabelled} image(s) have no label, the others have one"))
     if tuple(natural) != tuple(counts):
         first = next((a, b) for a, b in zip(counts, natural, strict=True) if a != b)
         says = (

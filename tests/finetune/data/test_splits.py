@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
+import time
 from pathlib import Path
 
 import pytest
 
+from finetune.data.example_table import ExampleTable
 from finetune.data.image_header import UnreadableImage
 from finetune.data.source import Example
 from finetune.data.splits import Indices, InvalidSplit, Split, SplitChanged, split_examples
@@ -269,3 +272,18 @@ def test_indices_take_four_bytes_and_behave_like_a_tuple() -> None:
     assert split == Split(train=tuple(range(5000)), validation=[7001, 7002], unused=(9,))
     assert split != Split(train=range(5000), validation=(7001,), unused=(9,))
     assert hash(split.validation) == hash(Indices([7001, 7002]))
+
+
+@pytest.mark.slow
+def test_a_million_examples_take_seconds_and_little_memory() -> None:
+    table = ExampleTable(
+        Example(id=f"class {n % 1000:04d}/{n % 5000:04d}_{n:07d}.jpg", label=f"class {n % 1000:04d}")
+        for n in range(1_000_000)
+    )
+    for rule in ("hash:0.8,0.1,0.1", "ordered:800000,100000", "group:0.8,0.1,0.1:/(\\d+)_", "stratified:0.8,0.1,0.1"):
+        began, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        split = split_examples(table, rule, seed=1)
+        assert time.process_time() - began < 20  # of one core; 3 to 7 were measured
+        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
+        assert len(split.train) + len(split.validation) + len(split.test) + len(split.unused) == 1_000_000
+        assert sum(part.array.nbytes for part in (split.train, split.validation, split.test)) <= 4_000_000  # type: ignore[attr-defined]
