@@ -11,7 +11,7 @@ from finetune.data.source import Example
 from finetune.models.heads import HEADS, UnknownHead, head_kind
 from finetune.models.heads.classifier import CLASSIFIER, ClassifierArguments
 from finetune.models.heads.dense_arguments import InvalidLabels, NoClassNames
-from finetune.models.heads.head import Assets
+from finetune.models.heads.head import Assets, FittedHead
 from finetune.models.restore import named_variables
 
 ASSETS = Assets(files={}, classes=("ape", "bee", "cat"))
@@ -215,3 +215,126 @@ def test_a_classifier_without_class_names_cannot_be_scored() -> None:
 def test_names_that_do_not_fit_the_outputs(classes: tuple[str, ...]) -> None:
     with pytest.raises(InvalidLabels, match="4 outputs"):
         build(Assets(files={}, classes=classes), num_classes=4)
+
+
+def test_a_background_class_counts_in_the_loss_too() -> None:
+    layer = fixed(assets=Assets(files={}, classes=("ape", "bee")), num_classes=3)
+    log_p = LOGITS_BD[1, :3] - np.log(np.exp(LOGITS_BD[1, :3]).sum())
+    features = {"feature_vector": tf.constant(LOGITS_BD[1:2])}
+    targets = {"label": tf.constant([0]), "weight": tf.ones(1)}  # ape, whose output is the second
+    terms = layer.loss(features, targets, training=False)
+    assert float(terms.loss_sum) == pytest.approx(-log_p[1], rel=1e-5)
+    assert float(terms.metrics["accuracy"][0]) == 1
+
+
+def test_a_background_class_travels_with_the_assets() -> None:
+    assets = Assets(files={}, classes=("ape", "bee"), class_offset=1)
+    assert build(assets).num_classes == 3
+    assert CLASSIFIER.resolved(ClassifierArguments(), assets)["num_classes"] == 3
+
+
+def test_class_weights_are_for_training_and_the_mean_is_over_them() -> None:
+    arguments = ClassifierArguments(class_weights="balanced")
+    table = CLASSIFIER.targets(examples("ape", "ape", "ape", "cat"), arguments, ASSETS)
+    np.testing.assert_allclose(table.arrays["class_weight"], [4 / 9, 4 / 9, 4 / 9, 4 / 3], rtol=1e-6)
+    given = CLASSIFIER.targets(examples("ape", "cat"), ClassifierArguments(class_weights={"cat": 5}), ASSETS)
+    np.testing.assert_array_equal(given.arrays["class_weight"], np.array([1, 5], np.float32), strict=True)
+    targets = {"label": tf.constant([0, 1]), "weight": tf.ones(2), "class_weight": tf.constant([2.0, 0.5])}
+    features = {"feature_vector": tf.constant(LOGITS_BD[:2])}
+    each = [float(loss(fixed(), [0], [1]).loss_sum), float(loss(fixed(), [0, 1], [0, 1]).loss_sum)]
+    terms = fixed().loss(features, targets, training=True)
+    assert float(terms.loss_sum) == pytest.approx(2 * each[0] + 0.5 * each[1], rel=1e-5)
+    assert float(terms.weight_sum) == 2.5
+    assert float(terms.metrics["accuracy"][1]) == 2
+    assert float(fixed().loss(features, targets, training=False).loss_sum) == pytest.approx(sum(each), rel=1e-5)
+    with pytest.raises(InvalidLabels, match="class_weights names 'dog'"):
+        CLASSIFIER.learn_assets(examples("ape", "cat"), ClassifierArguments(class_weights={"dog": 2}))
+
+
+def test_the_focal_loss_is_for_training_only() -> None:
+    layer = fixed(focal_gamma=2.0)
+    p = np.exp(2) / (np.exp(2) + 2)
+    assert float(loss(layer, [0], [1], training=True).loss_sum) == pytest.approx(-((1 - p) ** 2) * np.log(p), rel=1e-4)
+    assert float(loss(layer, [0], [1]).loss_sum) == pytest.approx(-np.log(p), rel=1e-5)
+
+
+def test_the_focal_loss_has_a_finite_gradient_where_it_is_certain() -> None:
+    layer = fixed(focal_gamma=0.5)
+    features = {"feature_vector": tf.constant([[80.0, 0, 0, 0]])}
+    with tf.GradientTape() as tape:
+        terms = layer.loss(features, {"label": tf.constant([0]), "weight": tf.ones(1)}, training=True)
+    gradients = tape.gradient(terms.loss_sum, [variable.value for variable in layer.trainable_variables])
+    assert all(np.isfinite(gradient).all() for gradient in gradients)
+
+
+def test_mixed_images_have_mixed_truths() -> None:
+    features = {"feature_vector": tf.constant(LOGITS_BD[:2])}
+    targets = {
+        "label": tf.constant([0, 2]),
+        "weight": tf.ones(2),
+        "partner": tf.constant([1, 1], tf.int64),
+        "share": tf.constant([0.25, 1.0]),
+    }
+    log_p = LOGITS_BD[:2, :3] - np.log(np.exp(LOGITS_BD[:2, :3]).sum(axis=1, keepdims=True))
+    expected = -(0.25 * log_p[0, 0] + 0.75 * log_p[0, 2]) - log_p[1, 2]
+    assert float(fixed().loss(features, targets, training=True).loss_sum) == pytest.approx(expected, rel=1e-5)
+
+
+def overconfident(spread: float = 0) -> tuple[np.ndarray, list[Example]]:
+    """Three in four are right, and all are called almost certain; the wrong ones are the least so by `spread`."""
+    feature_BD = np.zeros((40, 4), np.float32)
+    feature_BD[np.arange(40), np.arange(40) % 3] = 6 + spread * (np.arange(40) % 4)
+    wrong = np.arange(40) % 4 == 0
+    labels = [ASSETS.classes[(n + wrong[n]) % 3] for n in range(40)]  # type: ignore[index]
+    return feature_BD, examples(*labels)
+
+
+def test_calibration_changes_scores_and_nothing_else() -> None:
+    feature_BD, data = overconfident()
+    layer = fixed()
+    assert isinstance(layer, FittedHead)
+    before = layer.evaluate(feature_BD, data)
+    fitted = layer.fit_after(feature_BD, data)
+    after = layer.evaluate(feature_BD, data)
+    assert fitted["temperature"] > 2
+    assert before["ece"] == before["ece_uncalibrated"] == after["ece_uncalibrated"] > 0.2
+    assert after["ece"] < 0.1
+    for name in ("accuracy", "top_5", "macro_f1", "per_class", "confusion"):
+        assert after[name] == before[name]
+    assert layer.fit_after(feature_BD, data) == fitted
+    again = fixed(**CLASSIFIER.resolved(ClassifierArguments(), ASSETS) | fitted)
+    np.testing.assert_array_equal(again.probabilities(feature_BD), layer.probabilities(feature_BD))
+    assert again.evaluate(feature_BD, data) == {name: value for name, value in after.items() if name != "warnings"}
+
+
+def test_the_abstain_threshold_keeps_its_promise_on_the_split_it_was_found_on() -> None:
+    feature_BD, data = overconfident(spread=1)
+    layer = fixed(abstain_precision=0.9)
+    fitted = layer.fit_after(feature_BD, data)
+    metrics = layer.evaluate(feature_BD, data)
+    assert 0 < fitted["abstain_below"] < 1
+    assert (metrics["coverage"], metrics["covered_accuracy"]) == (0.75, 1.0)
+    assert "warnings" not in metrics
+
+
+def test_a_precision_that_nothing_reaches_is_said() -> None:
+    data = examples("bee", "bee")
+    layer = fixed()
+    assert "abstain_below" not in layer.fit_after(LOGITS_BD[[0, 2]], data)
+    assert layer.evaluate(LOGITS_BD[[0, 2]], data)["warnings"] == [
+        "no confidence is right 95% of the time: no abstain threshold is stored"
+    ]
+
+
+def test_what_is_given_or_not_wanted_is_not_fitted() -> None:
+    feature_BD, data = overconfident()
+    assert fixed(calibrate=False).fit_after(feature_BD, data) == {}
+    assert set(fixed(temperature=1.5).fit_after(feature_BD, data)) <= {"abstain_below"}
+    assert set(fixed(abstain_below=0.5).fit_after(feature_BD, data)) == {"temperature"}
+
+
+def test_what_is_shown_of_an_image() -> None:
+    right, wrong = fixed().shown(LOGITS_BD[[0, 2]], examples("ape", "bee"))
+    assert (right.said, right.truth) == ("ape 0.79", "ape 0.79")
+    assert (wrong.said, wrong.truth) == ("cat 0.91", "bee 0.05")
+    assert right.goodness > wrong.goodness
