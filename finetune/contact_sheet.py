@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, ImageDraw, ImageFont  # draws the sheet; decoding stays in finetune.data.preprocess
 
 from finetune.data.preprocess import load_pixels
@@ -58,6 +59,11 @@ def write_picture(path: Path, rows: Sequence[SheetRow], *, title: str) -> None:
     """Writes the sheet as one PNG, atomically. Raises UnreadableImage when a row's bytes are not an image."""
     with replaced_file(path) as file:
         _picture(rows, title).save(file, "PNG")
+
+
+def picture_of(rows: Sequence[SheetRow], *, title: str) -> np.ndarray:
+    """The sheet as uint8 [height, width, 3]. Raises UnreadableImage when a row's bytes are not an image."""
+    return np.asarray(_picture(rows, title))
 
 
 def thumbnail(image: bytes, side: int) -> bytes:

@@ -22,6 +22,7 @@ from finetune.training.best import evaluation_steps
 from finetune.training.checkpoints import CheckpointGone, Checkpoints
 from finetune.training.evaluate import SplitEvaluation
 from finetune.training.evaluations import EvalResult, Evaluations
+from finetune.training.pictures import Pictures
 from finetune.training.progress import Pulse, pulse_age
 from finetune.training.split_data import SplitData
 from finetune.training.summaries import Summaries
@@ -51,6 +52,7 @@ class Evaluator:
         checkpoints: Checkpoints,
         summaries: Summaries,
         pulse: Pulse,
+        pictures: Pictures | None = None,
         chief_timeout: float = _CHIEF_TIMEOUT,
     ) -> None:
         self._folder = folder
@@ -61,6 +63,7 @@ class Evaluator:
         self._checkpoints = checkpoints
         self._summaries = summaries
         self._pulse = pulse
+        self._pictures = pictures
         self._chief_timeout = chief_timeout
         self._evaluations = Evaluations(folder, train)
 
@@ -102,15 +105,21 @@ class Evaluator:
             absent = {self._train.early_stop.metric: None}
             self._evaluations.write(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
-        result = self._result(step, weights)
+        split = self._restored(weights)
+        result = self._result(step, split)
         self._evaluations.write(result)
         self._summaries.scalars(step, result.metrics)
+        if self._pictures is not None:
+            self._pictures.write(step, split, result.metrics)
         print(f"step {step}: " + _line(result.metrics), file=sys.stderr, flush=True)
 
-    def _result(self, step: int, weights: Mapping[str, Mapping[str, np.ndarray]]) -> EvalResult:
+    def _restored(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> SplitData:
+        """The split as these weights see it."""
         for component, tensors in weights.items():
             restore(self._groups[component], tensors).require_complete(f"the Checkpoint's {component}")
-        split = self._validation()
+        return self._validation()
+
+    def _result(self, step: int, split: SplitData) -> EvalResult:
         fitted = self._evaluation.fit(split)
         return EvalResult(
             step=step,
