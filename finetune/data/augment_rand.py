@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 from finetune.data.augment_chance import Chance
+from finetune.data.augmentation import MAGNITUDES
 
-MOST = 10.0  # magnitude
 _GREY = (128, 128, 128)
 _BILINEAR = Image.Resampling.BILINEAR
 
@@ -70,7 +70,7 @@ def rand_augment(pixels_HWC: np.ndarray, *, number: int, magnitude: float, chanc
     image = Image.fromarray(pixels_HWC)
     for _ in range(number):
         operation = OPERATIONS[_NAMES[chance.below(len(_NAMES))]]
-        amount = operation.most * magnitude / MOST
+        amount = operation.most * magnitude / MAGNITUDES
         backwards = chance.happens(0.5)
         image = operation.apply(image, -amount if operation.signed and backwards else amount)
     return np.asarray(image)

@@ -45,7 +45,7 @@ class Network(Protocol):
 
     @property
     def layers(self) -> Mapping[str, keras.Layer]:
-        """`component/name` → layer, of all that a loss may pass through; an endpoint's name → the layer that gives it."""
+        """`component/name` → layer, of all that a loss may pass through; endpoint → the layer that gives it."""
 
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms: ...
 
@@ -71,7 +71,8 @@ class HeadNetwork:
 
 
 class ThawedNetwork:
-    """Inputs are {"image": float32 [B, height, width, 3]}, preprocessed.
+    """Inputs are {"image": float32 [B, height, width, 3]}, preprocessed; where pictures are mixed also "partner", int32
+    [B], the row that each is mixed with, and "share", float32 [B], how much of it is its own.
 
     `groups["backbone"]` holds the variables behind the cut alone; those before it keep their stored values.
     """
@@ -128,7 +129,14 @@ class ThawedNetwork:
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
         features = self.features(inputs["image"])
         with tf.name_scope("head"):
-            return self.head.loss(features, targets, training=training)
+            if "share" not in inputs:
+                return self.head.loss(features, targets, training=training)
+            # Mixed pictures show two examples: the loss of each, by its share (arXiv:1710.09412, arXiv:1905.04899).
+            share_B = tf.cast(inputs["share"], tf.float32)
+            others = {name: tf.gather(value, inputs["partner"]) for name, value in targets.items()}
+            weights = targets["weight"] * share_B, targets["weight"] * (1.0 - share_B)
+            own = self.head.loss(features, {**targets, "weight": weights[0]}, training=training)
+            return own + self.head.loss(features, {**others, "weight": weights[1]}, training=training)
 
 
 def cut_before(facts: ArchitectureFacts, train_from: str) -> str | None:

@@ -52,6 +52,16 @@ class LossTerms:
     weight_sum: Any  # tf scalar float32
     metrics: Mapping[str, tuple[Any, Any]]  # name → (sum, weight)
 
+    def __add__(self, other: LossTerms) -> LossTerms:
+        return LossTerms(
+            loss_sum=self.loss_sum + other.loss_sum,
+            weight_sum=self.weight_sum + other.weight_sum,
+            metrics={
+                name: (total + other.metrics[name][0], weight + other.metrics[name][1])
+                for name, (total, weight) in self.metrics.items()
+            },
+        )
+
 
 class HeadLayer(Protocol):
     """A `keras.Layer`. Its variables' paths below the layer are the tensor names of the head component."""

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import ValidationError
 
-from finetune.data.augment import INCEPTION, Augmentation, Erase, RandAugment, augmented, erased
+from finetune.data.augment import INCEPTION, augmented, erased
+from finetune.data.augmentation import Augmentation, Erase, RandAugment
 from finetune.data.augment_box import box_around, box_of_share
 from finetune.data.augment_chance import Chance
 from finetune.data.augment_rand import OPERATIONS, rand_augment

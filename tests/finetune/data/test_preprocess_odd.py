@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from finetune.data.augment import Augmentation, augmented
+from finetune.data.augment import augmented
+from finetune.data.augmentation import Augmentation
 from finetune.data.features import FeatureCache
 from finetune.data.image_header import UnreadableImage, check_image
 from finetune.data.preprocess import load_pixels, load_views, normalise, preprocess

@@ -84,6 +84,22 @@ def test_a_step_is_what_plain_tensorflow_computes() -> None:
         np.testing.assert_allclose(network.backbone_arrays()[name], value, atol=2e-6, rtol=2e-5, err_msg=name)
 
 
+def test_mixed_pictures_cost_by_their_shares() -> None:
+    network = thawed("top")
+    partner, share = np.array([1, 2, 3, 0], np.int32), np.array([1.0, 0.7, 0.5, 0.0], np.float32)
+    mixed = network.loss({"image": IMAGES, "partner": partner, "share": share}, TARGETS, training=False)
+    logits = network.head.logits(network.features(IMAGES)["feature_vector"])  # type: ignore[attr-defined]
+    own, other = (
+        tf.nn.sparse_softmax_cross_entropy_with_logits(TARGETS["label"][rows], logits).numpy()
+        for rows in (np.arange(4), partner)
+    )
+    assert float(mixed.loss_sum) == pytest.approx(float((share * own + (1 - share) * other).sum()), rel=1e-5)
+    assert float(mixed.weight_sum) == pytest.approx(4.0)
+    plain = network.loss({"image": IMAGES}, TARGETS, training=False)
+    same = network.loss({"image": IMAGES, "partner": partner, "share": np.ones(4, np.float32)}, TARGETS, training=False)
+    assert float(same.loss_sum) == pytest.approx(float(plain.loss_sum), rel=1e-6)
+
+
 def test_python_batches_train_as_tensorflows_do() -> None:
     features = RNG.random((4, TINY_FEATURE_DIM), np.float32)
     batch = ({"feature_vector": features}, TARGETS)
