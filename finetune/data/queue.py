@@ -1,12 +1,12 @@
 """The input queue: rows of targets joined with their features, in the order that (seed, position) decides.
 
-Takes a TargetTable, features and the order's seed. Gives batches (tf.data). Next: `finetune.training.trainer`.
+Takes a TargetTable, features and an order. Gives batches (tf.data). Next: `finetune.training.trainer`.
 
-Batch b is rows `EpochOrder.at(b × batch_size, batch_size)`: no shuffle buffer, so starting at any step gives exactly
-the batches an uninterrupted run would have had. The order is computed inside the graph, by the same arithmetic as
-`finetune.data.order` (a test holds them together), and rows are gathered there. Not by a Python function within
-tf.data: such a function waits for the interpreter while an interpreter that exits waits for the iterator, and a
-finished or interrupted training process would hang for ever (met with TensorFlow 2.21).
+Batch b is rows `order.at(b × batch_size, batch_size)`: no shuffle buffer, so starting at any step gives exactly
+the batches an uninterrupted run would have had. The order is computed inside the graph (`finetune.data.order_graph`),
+and rows are gathered there. Not by a Python function within tf.data: such a function waits for the interpreter while an
+interpreter that exits waits for the iterator, and a finished or interrupted training process would hang for ever (met
+with TensorFlow 2.21).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from finetune.data.order import GOLDEN, M1, M2, domain_bits, seed_keys
+from finetune.data.order import EpochOrder, RowOrder
+from finetune.data.order_graph import drawn, view_of
 from finetune.models.heads.head import TargetTable
 from zoo.errors import InvalidArgument
 
@@ -23,26 +24,33 @@ _AHEAD = 16  # batches ready before they are asked for
 
 
 def training_batches(
-    *, table: TargetTable, features: np.ndarray, batch_size: int, seed: int, start_step: int = 0
+    *,
+    table: TargetTable,
+    features: np.ndarray,
+    batch_size: int,
+    seed: int,
+    order: RowOrder | None = None,
+    start_step: int = 0,
 ) -> tf.data.Dataset:
-    """Endless batches from step `start_step` on, every row once an epoch; a batch may span two epochs.
+    """Endless batches from step `start_step` on; a batch may span two epochs.
 
     Args:
         table: N rows; `image_index` points into `features`.
-        features: float32 [images, V, D], V views of each image (a memory map will do). Which view a row shows is
-            decided by (seed, epoch, row).
+        features: float32 or float16 [images, V, D], V views of each image (a memory map will do). Which view a row
+            shows is decided by (seed, turn, row).
+        order: of the rows; None: every row once an epoch, by `seed`.
     Gives ({"feature_vector": [B, D] float32}, {every array of the table: [B, …], "weight": [B] float32 ones}).
     """
     _check(table, features, batch_size)
     num_rows, num_views = len(table.image_index), features.shape[1]
+    chosen = EpochOrder(num_rows, seed) if order is None else order
     columns = _Columns(table, features)
     chunk = int(np.clip(_CHUNK_BYTES // (4 * batch_size * features.shape[2]), 1, 64))
 
     def batches_from(step: tf.Tensor) -> tuple[dict[str, tf.Tensor], dict[str, tf.Tensor]]:
         position_R = step * batch_size + tf.range(chunk * batch_size, dtype=tf.int64)
-        epoch_R = position_R // num_rows
-        row_R = rows_at(position_R, num_rows, seed)
-        return columns.gather(row_R, view_of(epoch_R, row_R, seed, num_views), (chunk, batch_size))
+        row_R, turn_R = drawn(position_R, chosen)
+        return columns.gather(row_R, view_of(turn_R, row_R, seed, num_views), (chunk, batch_size))
 
     starts = tf.data.Dataset.range(start_step, np.iinfo(np.int64).max, chunk)
     return starts.map(batches_from, num_parallel_calls=2, deterministic=True).unbatch().prefetch(_AHEAD)
@@ -85,56 +93,8 @@ class _Columns:
         targets: dict[str, tf.Tensor] = {name: tf.gather(array, row_R) for name, array in self._arrays.items()}
         folded = {name: tf.reshape(value, (*shape, *value.shape[1:])) for name, value in targets.items()}
         folded["weight"] = tf.ones(shape, tf.float32)
+        feature_RD = tf.cast(feature_RD, tf.float32)  # float16 is for disks and memory
         return {"feature_vector": tf.reshape(feature_RD, (*shape, feature_RD.shape[1]))}, folded
-
-
-def rows_at(position_R: tf.Tensor, num_rows: int, seed: int) -> tf.Tensor:
-    """int64 [R]: `EpochOrder(num_rows, seed).at` for any positions, as graph operations."""
-    epoch_R, start_R = position_R // num_rows, position_R % num_rows
-    at_R = tf.cast(epoch_R, tf.uint64) * _u64(GOLDEN)
-    keys = [_mixed(tf.bitwise.bitwise_xor(_u64(key), at_R)) for key in seed_keys(seed)]
-    bits, bound = domain_bits(num_rows), _u64(num_rows)
-
-    def walk(value_R: tf.Tensor) -> tuple[tf.Tensor]:
-        return (tf.where(value_R >= bound, _feistel(value_R, bits, keys), value_R),)
-
-    first_R = _feistel(tf.cast(start_R, tf.uint64), bits, keys)
-    (row_R,) = tf.while_loop(lambda value_R: tf.reduce_any(value_R >= bound), walk, (first_R,))
-    return tf.cast(row_R, tf.int64)
-
-
-def view_of(epoch_R: tf.Tensor, row_R: tf.Tensor, seed: int, num_views: int) -> tf.Tensor:
-    """int64 [R]: which of `num_views` views a row shows in an epoch; any two epochs choose independently."""
-    if num_views == 1:
-        return tf.zeros_like(row_R)
-    key = _mixed(tf.cast(epoch_R, tf.uint64) * _u64(GOLDEN) + _u64(seed_keys(seed)[0]))
-    mixed = _mixed(tf.bitwise.bitwise_xor(key, tf.cast(row_R, tf.uint64) * _u64(M1)))
-    return tf.cast(_shifted(mixed, 33), tf.int64) % num_views
-
-
-def _feistel(value_R: tf.Tensor, bits: int, keys: list[tf.Tensor]) -> tf.Tensor:
-    low_bits, high_bits = bits // 2, bits - bits // 2
-    high, low = _shifted(value_R, low_bits), tf.bitwise.bitwise_and(value_R, _u64((1 << low_bits) - 1))
-    for key in keys:
-        mixed = tf.bitwise.bitwise_xor(low, key) * _u64(M1)
-        mixed = tf.bitwise.bitwise_xor(mixed, _shifted(mixed, 29)) * _u64(M2)
-        high, low = low, tf.bitwise.bitwise_xor(_shifted(mixed, 64 - high_bits), high)
-        low_bits, high_bits = high_bits, low_bits
-    return tf.bitwise.bitwise_or(tf.bitwise.left_shift(high, _u64(low_bits)), low)
-
-
-def _mixed(value: tf.Tensor) -> tf.Tensor:
-    value = tf.bitwise.bitwise_xor(value, _shifted(value, 30)) * _u64(M1)
-    value = tf.bitwise.bitwise_xor(value, _shifted(value, 27)) * _u64(M2)
-    return tf.bitwise.bitwise_xor(value, _shifted(value, 31))
-
-
-def _shifted(value: tf.Tensor, places: int) -> tf.Tensor:
-    return tf.bitwise.right_shift(value, _u64(places))
-
-
-def _u64(value: int) -> tf.Tensor:
-    return tf.constant(value, tf.uint64)
 
 
 def _check(table: TargetTable, features: np.ndarray, batch_size: int) -> None:

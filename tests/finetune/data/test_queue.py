@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 
 from finetune.data.order import EpochOrder
-from finetune.data.queue import evaluation_batches, rows_at, training_batches
+from finetune.data.order_graph import rows_at
+from finetune.data.queue import evaluation_batches, training_batches
 from finetune.models.heads.head import TargetTable
 from zoo.errors import InvalidArgument
 
