@@ -6,7 +6,7 @@ Its imports are inside: the command line is read, and `--help` printed, without 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ class Request:
     start_from: str | None
     strategy: str | None
     settings: Sequence[str]
+    debug: Mapping[str, Any] = field(default_factory=dict)  # keys of the spec's `debug`
 
     def values(self) -> dict[str, Any]:
         """The spec file with the flags laid over it. Raises InvalidSpec."""
@@ -44,6 +45,8 @@ class Request:
             flags["data"] = {"location": self.data}
         if self.strategy is not None:
             flags["strategy"] = {"kind": self.strategy}
+        if self.debug:
+            flags["debug"] = dict(self.debug)
         return overlaid(_read(self.spec_file) if self.spec_file else {}, flags)
 
     def wire(self) -> dict[str, Any]:
@@ -63,7 +66,10 @@ class Request:
             "settings": settings_map(self.settings),
             "spec": overlaid(
                 _read(self.spec_file) if self.spec_file else {},
-                {"strategy": {"kind": self.strategy}} if self.strategy else {},
+                {
+                    **({"strategy": {"kind": self.strategy}} if self.strategy else {}),
+                    **({"debug": dict(self.debug)} if self.debug else {}),
+                },
             ),
         }
 

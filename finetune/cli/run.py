@@ -30,6 +30,19 @@ RecipeName = Annotated[str | None, typer.Option("--recipe", help="see `finetune 
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the spec")]
 StartFrom = Annotated[str | None, typer.Option("--from", metavar="REF", help="start from its weights, head included")]
 Strategy = Annotated[str | None, typer.Option("--strategy", help="one-device")]
+DebugPrint = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--debug-print", metavar="NAME", help="print a tensor, layer or endpoint now and then; may be repeated"
+    ),
+]
+CheckNumerics = Annotated[bool, typer.Option("--check-numerics", help="name the first operation that gives NaN or Inf")]
+OverfitBatch = Annotated[
+    bool, typer.Option("--overfit-batch", help="first see whether one batch can be learnt by heart")
+]
+Profile = Annotated[
+    str | None, typer.Option("--profile", metavar="FIRST:LAST", help="trace these steps for TensorBoard")
+]
 Again = Annotated[bool, typer.Option("--again", help="run and publish once more what has already been published")]
 
 
@@ -44,6 +57,10 @@ def run(
     start_from: StartFrom = None,
     strategy: Strategy = None,
     again: Again = False,
+    debug_print: DebugPrint = None,
+    check_numerics: CheckNumerics = False,
+    overfit_batch: OverfitBatch = False,
+    profile: Profile = None,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
@@ -57,6 +74,7 @@ def run(
     request = Request(
         spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
         start_from=start_from, strategy=strategy, settings=settings or [],
+        debug=_debug(debug_print, check_numerics, overfit_batch, profile),
     )  # fmt: skip
     address = chosen_server(server, store)
     result = _run_there(request, address, token, again) if address else _run_here(request, store, again)
@@ -67,6 +85,16 @@ def run(
     say_next(
         f"finetune caption {result['reference']} IMAGE" if head != "classifier" else f"zoo show {result['reference']}"
     )
+
+
+def _debug(names: list[str] | None, check_numerics: bool, overfit_batch: bool, profile: str | None) -> dict[str, Any]:
+    """The keys of the spec's `debug` that flags were given for."""
+    return {
+        **({"print": [name for text in names for name in text.split(",") if name]} if names else {}),
+        **({"check_numerics": True} if check_numerics else {}),
+        **({"overfit_batch": True} if overfit_batch else {}),
+        **({"profile": profile} if profile is not None else {}),
+    }
 
 
 def submit(
