@@ -1,6 +1,7 @@
 """`scenes:`: pictures of coloured shapes, drawn on the spot from a seed, whose captions can be marked exactly.
 
-Takes options (`scenes:count=1200,seed=7,size=160`). Gives Examples and PNG bytes. Next: `finetune.data.splits`.
+Takes options (`scenes:count=1200,seed=7,size=160`). Gives Examples (three captions, two labels such as `red circle`)
+and PNG bytes. Next: `finetune.data.splits`.
 
 A scene shows two large objects side by side or one over the other, now and then a small grey one that no caption
 mentions, before one of several backgrounds. Combinations (colour, shape, relation, colour, shape) are held out of
@@ -49,7 +50,7 @@ class SceneSource:
     examples: Sequence[Example]
     bad_records: Sequence[BadRecord] = ()
     notes: tuple[str, ...] = ()
-    classes: tuple[str, ...] | None = None
+    classes: tuple[str, ...] = tuple(sorted(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES))
 
     @classmethod
     def open(cls, options: str = "") -> SceneSource:
@@ -113,7 +114,8 @@ def part_of(truth: Truth) -> str:
 
 def _example(seed: int, index: int) -> Example:
     truth = _truth(seed, index)
-    return Example(id=f"{part_of(truth)}/{index:07d}.png", captions=phrasings(truth))
+    shown = sorted({f"{truth.colour} {truth.shape}", f"{truth.other_colour} {truth.other_shape}"})
+    return Example(id=f"{part_of(truth)}/{index:07d}.png", captions=phrasings(truth), labels=tuple(shown))
 
 
 def draw(truth: Truth, size: int, chance: random.Random) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from finetune.data.preprocess import load_pixels
-from finetune.data.scene_language import COLOURS, Truth, phrasings, read_caption, scene_score, scene_truth
+from finetune.data.scene_language import COLOURS, SHAPES, Truth, phrasings, read_caption, scene_score, scene_truth
 from finetune.data.scenes import COMBINATIONS, RGB, SceneSource
 from finetune.data.source import Example
 from finetune.data.splits import split_examples
@@ -147,3 +147,13 @@ def test_three_hundred_scenes_a_second() -> None:
             source.read(index)
         best = max(best, 100 / (time.perf_counter() - began))
     assert best > 300
+
+
+def test_labels_are_the_two_objects() -> None:
+    source = SceneSource.open("count=60")
+    assert len(source.classes) == len(COLOURS) * len(SHAPES)
+    for example in source.examples:
+        assert 1 <= len(example.labels) <= 2
+        assert list(example.labels) == sorted(example.labels)
+        assert all(label in example.captions[0] for label in example.labels)
+        assert set(example.labels) <= set(source.classes)
