@@ -57,7 +57,7 @@ def require_head(version: ModelVersion, *kinds: str) -> None:
     if head is not None and head.kind in kinds:
         return
     kind = kinds[0]
-    has = "a backbone only" if head is None else f"a {head.kind} head"
+    has = "a backbone only" if head is None else f"{'an' if head.kind[0] in 'aeiou' else 'a'} {head.kind} head"
     raise WrongHead(
         f"{version.reference} has {has}, no {kind} head",
         hint=f"finetune run --backbone {version.reference} --head {kind} --data DATA --name NAME",

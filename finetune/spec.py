@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
+from finetune.data.augmentation import Augmentation
 from zoo.errors import InvalidArgument
 from zoo.names import Reference, check_model_name
 
@@ -30,7 +31,7 @@ class _Part(BaseModel):
 class HeadConfig(_Part):
     """`arguments` are checked by the head's own `Arguments` model (finetune.models.heads)."""
 
-    kind: Literal["captioner", "classifier"]
+    kind: Literal["captioner", "classifier", "embedding", "multilabel"]
     arguments: dict[str, JsonValue] = {}
 
 
@@ -43,6 +44,7 @@ class DataConfig(_Part):
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01  # above it the job fails
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # larger images are bad records
     views: Annotated[int, Field(ge=1, le=10)] = 1  # feature vectors an image: the image itself, then augmented views
+    augment: Augmentation = Augmentation()  # of images, so where the backbone is trained too (model.train_from)
 
 
 class ModelConfig(_Part):
@@ -127,6 +129,7 @@ class JobSpec(_Part):
     def parse(cls, value: Mapping[str, Any]) -> JobSpec:
         """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
         spec = checked(cls, value)
+        _check_augmentation(spec)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:
@@ -140,6 +143,22 @@ class JobSpec(_Part):
     def without_debug(self) -> JobSpec:
         """The part that decides the weights."""
         return self.model_copy(update={"debug": DebugConfig()})
+
+
+def _check_augmentation(spec: JobSpec) -> None:
+    """Raises InvalidSpec where data.augment can't do what it says."""
+    augment = spec.data.augment
+    if augment == Augmentation():
+        return
+    if spec.model.train_from == "none":
+        raise InvalidSpec(
+            "data.augment: a frozen backbone's features are computed once, so that no epoch could see other pixels",
+            hint="--set model.train_from=… trains the backbone too; data.views=6 computes features of several views",
+        )
+    if spec.data.views != 1:
+        raise InvalidSpec(f"data.views is {spec.data.views}: with data.augment it must be 1, every epoch being a view")
+    if (augment.mixup or augment.cutmix) and spec.head.kind == "captioner":
+        raise InvalidSpec("data.augment: mixup and cutmix mix two pictures, which no caption describes; set both to 0")
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -27,8 +27,8 @@ import numpy as np
 from PIL import Image
 
 from finetune.data.augment import INCEPTION, augmented
-from finetune.data.augmentation import Augmentation, Erase, RandAugment
 from finetune.data.augment_mix import mix_batch
+from finetune.data.augmentation import Augmentation, Erase, RandAugment
 from finetune.data.preprocess import load_pixels
 from zoo.input_spec import InputSpec
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -169,9 +169,9 @@ def _feistel(
     values: np.ndarray, bits: int | np.ndarray, keys: tuple[np.uint64, ...] | tuple[np.ndarray, ...]
 ) -> np.ndarray:
     """A permutation of the numbers below 2**bits; the halves differ by one bit where `bits` is odd."""
-    bits = np.uint64(bits)
-    low_bits = bits >> np.uint64(1)
-    high_bits = bits - low_bits
+    all_bits: Any = np.uint64(bits)
+    low_bits = all_bits >> np.uint64(1)
+    high_bits = all_bits - low_bits
     high, low = values >> low_bits, values & ((np.uint64(1) << low_bits) - np.uint64(1))
     for key in keys:
         mixed = (low ^ key) * np.uint64(M1)

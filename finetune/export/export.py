@@ -86,7 +86,7 @@ def _facts(
         "options": {option.name: getattr(options, option.name) for option in fields(options)},
         "architecture": manifest.architecture.model_dump(mode="json"),
         "head": source.head_kind,
-        "classes": list(source.labels) if source.head_kind == "classifier" else None,
+        "classes": list(source.labels) if source.head_kind in ("classifier", "multilabel") else None,
         "input_spec": source.input_spec.model_dump(mode="json"),
         "signatures": {name: dict(signature) for name, signature in written.signatures.items()},
         "comparison": comparison.to_dict(),

@@ -125,6 +125,19 @@ def _classify(source: ExportSource, feature_BD: tf.Tensor) -> Outputs:
     return {"scores": score_BC, "labels": label_BC}
 
 
+def _label(source: ExportSource, feature_BD: tf.Tensor) -> Outputs:
+    rows = [tf.shape(feature_BD)[0], 1]
+    return {
+        "scores": source.head.probabilities(feature_BD),
+        "labels": tf.tile(tf.constant([source.labels]), rows),
+        "thresholds": tf.tile(tf.constant([source.head.thresholds], tf.float32), rows),
+    }
+
+
+def _embed(source: ExportSource, feature_BD: tf.Tensor) -> Outputs:
+    return {"embedding": source.head.embeddings(feature_BD)}
+
+
 # By head kind.
 _ANSWERS: dict[str, _Answer] = {
     "captioner": _Answer(
@@ -138,6 +151,18 @@ _ANSWERS: dict[str, _Answer] = {
         compute=_classify,
         outputs=("scores", "labels"),
         note="Scores are probabilities in the order of the classes, each with its label.",
+    ),
+    "embedding": _Answer(
+        signature="embed",
+        compute=_embed,
+        outputs=("embedding",),
+        note="Embeddings have length 1: their dot product is their cosine.",
+    ),
+    "multilabel": _Answer(
+        signature="classify",
+        compute=_label,
+        outputs=("scores", "labels", "thresholds"),
+        note="Each score is a probability by itself; an image shows the labels whose score reaches their threshold.",
     ),
 }
 

@@ -62,13 +62,20 @@ class ExportSource:
 
     def outputs(self, image_BHWC: np.ndarray) -> dict[str, np.ndarray]:
         """`feature_vector` [B, D], and by the head `scores` [B, C] without those before the first class, and
-        `logits` [B, C'], or `text` and `log_prob` [B, K] (see `finetune.export.caption_graph.captions`)."""
+        `logits` [B, C']; of a multi-label head `scores`, `labels` and `thresholds` [B, C]; of an embedding head
+        `embedding` [B, dim]; or `text` and `log_prob` [B, K] (see `finetune.export.caption_graph.captions`)."""
         feature_BD = np.asarray(self.backbone.feature_vector(image_BHWC))
         found = {"feature_vector": feature_BD}
         if self.head_kind == "classifier":
             found["scores"] = np.asarray(self.head.probabilities(feature_BD))[:, self.version.manifest.class_offset :]
             found["logits"] = np.asarray(self.head.logits(feature_BD))
             found["labels"] = np.tile(np.array(self.labels, dtype=np.str_), (len(feature_BD), 1))
+        elif self.head_kind == "multilabel":
+            found["scores"] = np.asarray(self.head.probabilities(feature_BD))
+            found["labels"] = np.tile(np.array(self.labels, dtype=np.str_), (len(feature_BD), 1))
+            found["thresholds"] = np.tile(np.array(self.head.thresholds, np.float32), (len(feature_BD), 1))
+        elif self.head_kind == "embedding":
+            found["embedding"] = np.asarray(self.head.embeddings(feature_BD))
         elif self.head_kind == "captioner":
             found |= _caption_arrays(self.head, feature_BD)
         return found

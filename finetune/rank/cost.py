@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 BATCH = 8  # images a pass
 _WARM_UP = 2  # passes: the first one traces the graph, the next allocates
-_LEAST, _MOST = 3, 50  # timed passes
-_SECONDS = 1.5  # of timed passes, where more than the fewest fit in
+_LEAST, _MOST = 5, 50  # timed passes
+_SECONDS = 0.5  # of timed passes, where more than the fewest fit in
 
 
 @dataclass(frozen=True, kw_only=True)

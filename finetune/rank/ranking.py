@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,8 +158,14 @@ def rank(catalog: Catalog, source: ExampleSource, request: RankRequest, *, on_pr
     """
     found, skipped = candidates(catalog, request.backbones)
     by, chosen, available, notes = _chosen(source, request)
+    early, _ = final_targets([source.examples[int(index)] for index in chosen], by, folds=request.folds)
+    _folds(early, request)  # what can't be asked is said before minutes are spent on features
     prepared, bad = _prepared(catalog, source, request, chosen, found, skipped, on_progress)
     valid_N = np.logical_and.reduce([each.valid for each in prepared])
+    copies = _copies(source, chosen, prepared, np.flatnonzero(valid_N))
+    if copies:
+        valid_N[copies] = False
+        notes.append(f"left out: {len(copies)} images whose bytes another image of the sample has, too")
     require_few(bad, total=len(chosen) + len(source.bad_records), data=request.data)
     examples = [source.examples[int(index)] for index in chosen[valid_N]]
     targets, rows = final_targets(examples, by, folds=request.folds)
@@ -262,6 +269,26 @@ def _prepared(
         reasons = "; ".join(f"{one.reference}: {one.reason}" for one in skipped)
         raise NothingRanked(f"none of {len(found)} backbones could be ranked: {reasons}", hint="zoo verify REF")
     return prepared, list(bad.values())
+
+
+def _copies(source: ExampleSource, chosen: np.ndarray, prepared: Sequence[_Prepared], rows: np.ndarray) -> list[int]:
+    """The rows with the same bytes as an earlier one: in two folds, a copy would answer for the other.
+
+    Only images that no backbone can tell apart are read again.
+    """
+    alike: dict[bytes, list[int]] = {}
+    for row in rows.tolist():
+        told = hashlib.sha256(b"".join(each.feature_ND[row].tobytes() for each in prepared)).digest()
+        alike.setdefault(told, []).append(row)
+    copies = []
+    for group in alike.values():
+        seen: set[bytes] = set()
+        for row in group if len(group) > 1 else ():
+            digest = hashlib.sha256(source.read(int(chosen[row]))).digest()
+            if digest in seen:
+                copies.append(row)
+            seen.add(digest)
+    return copies
 
 
 def _folds(targets: Targets, request: RankRequest) -> np.ndarray:

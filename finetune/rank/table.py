@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from finetune.rank.ranking import NOT_COVERED, Ranked, Ranking
 from zoo.cli.output import size_text
 
-COLUMNS = ("", "backbone", "linear probe", "", "kNN", "LogME", "ms/image", "weights", "GFLOPs", "features")
+COLUMNS = ("", "backbone", "linear probe", "behind best", "kNN", "LogME", "ms/image", "weights", "GFLOPs", "features")
 _SHORT = {"accuracy": "accuracy", "mean_average_precision": "mAP"}
 _SHOWN = 10  # bad records
 

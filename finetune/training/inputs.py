@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from finetune.data.queue import training_batches
 from finetune.data.queue_stats import QueueStats
+from finetune.data.share import Share
 from finetune.models.network import Network, ThawedNetwork
 from finetune.spec import JobSpec
 from finetune.training.evaluator import Validation
@@ -33,9 +34,15 @@ def _features(batches: Any) -> Iterator[Any]:
 Input = Callable[[int], Any]  # step → a context manager that gives an iterator of batches from that step on
 
 
-def training_input(spec: JobSpec, prepared: Prepared, catalog: Catalog) -> Input:
-    """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them."""
+def training_input(
+    spec: JobSpec, prepared: Prepared, catalog: Catalog, *, worker: int = 0, num_workers: int = 1
+) -> Input:
+    """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them.
+
+    `worker` of `num_workers` gets its share of each batch.
+    """
     split, train = prepared.splits["train"], spec.train
+    share = Share(batch_size=train.batch_size, worker=worker, num_workers=num_workers)
     features = split.features_NVD
     if features is None:
         input_spec = catalog.get(prepared.parent).manifest.input_spec
@@ -43,16 +50,19 @@ def training_input(spec: JobSpec, prepared: Prepared, catalog: Catalog) -> Input
             split=split,
             source=prepared.source,
             spec=input_spec,
-            batch_size=train.batch_size,
+            share=share,
             seed=train.seed,
             views=spec.data.views,
+            augmentation=spec.data.augment,
             max_pixels=spec.data.max_pixels,
             max_bad_share=spec.data.max_bad_share,
             start_step=step,
         )
     return lambda step: _features(
-        training_batches(
-            table=split.table, features=features, batch_size=train.batch_size, seed=train.seed, start_step=step
+        share.of_batches(
+            training_batches(
+                table=split.table, features=features, batch_size=train.batch_size, seed=train.seed, start_step=step
+            )
         )
     )
 

@@ -33,7 +33,10 @@ def test_a_spec_survives_json() -> None:
         (["train.optimizer.learning_rate=0"], ["learning_rate", "greater than 0"]),
         (["train.optimizer.learning_rate=.nan"], ["learning_rate", "finite number"]),
         (["train.steps=many"], ["train.steps", "'many'"]),
-        (["strategy.kind=all-reduce"], ["strategy.kind", "'one-device'", "'all-reduce'"]),
+        (["strategy.kind=allreduce"], ["strategy.kind", "'one-device'", "'all-reduce'", "'allreduce'"]),
+        (["strategy.workers=2"], ["strategy", "one-device has 1 worker"]),
+        (["strategy.kind=parameter-server"], ["strategy", "ps of at least 1"]),
+        (["strategy.kind=all-reduce", "strategy.ps=1"], ["strategy", "all-reduce has no parameter servers"]),
     ],
 )
 def test_a_fault_is_named_with_its_path(settings: list[str], told: list[str]) -> None:
@@ -72,3 +75,34 @@ def test_settings_do_not_change_what_they_are_laid_over() -> None:
     under = {"train": {"steps": 1}}
     with_settings(under, ["train.steps=2"])
     assert under == {"train": {"steps": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"data": {"augment": {"mirror": True}}}, "frozen backbone's features are computed once"),
+        ({"data": {"augment": {"mirror": True}, "views": 2}, "model": {"train_from": "top"}}, r"data\.views is 2"),
+        ({"data": {"augment": {"mixup": 0.2}}, "model": {"train_from": "top"}}, "no caption describes"),
+        ({"data": {"augment": {"crops": "inception"}}, "model": {"train_from": "top"}}, "did you mean crop"),
+        ({"data": {"augment": {"mixup": 7}}, "model": {"train_from": "top"}}, r"data\.augment\.mixup"),
+    ],
+)
+def test_augmentation_that_can_do_nothing_is_refused(changes: dict[str, Any], said: str) -> None:
+    value = {"name": "n", "backbone": "b", "head": {"kind": "captioner"}, "data": {"location": "scenes:count=20"}}
+    value |= {"data": {**value["data"], **changes["data"]}, "model": changes.get("model", {})}  # type: ignore[dict-item]
+    with pytest.raises(InvalidSpec, match=said):
+        JobSpec.parse(value)
+
+
+def test_augmentation_goes_with_a_backbone_that_is_trained() -> None:
+    spec = JobSpec.parse(
+        {
+            "name": "n",
+            "backbone": "b",
+            "head": {"kind": "classifier"},
+            "data": {"location": "folder:x", "augment": {"crop": "inception", "mixup": 0.2}},
+            "model": {"train_from": "Mixed_7a"},
+        }
+    )
+    assert spec.data.augment.crop == "inception"
+    assert JobSpec.parse(spec.to_json()) == spec

@@ -20,6 +20,7 @@ from zoo.architectures.matching import SeveralScopes
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog
 from zoo.class_names import InvalidClassNames
+from zoo.crc32c import crc32c, unmasked
 from zoo.errors import ZooError
 from zoo.importer import ImportResult, NotFinite, import_checkpoint
 from zoo.readers.checkpoint import (
@@ -29,7 +30,6 @@ from zoo.readers.checkpoint import (
     NotACheckpoint,
     ReadOptions,
 )
-from zoo.crc32c import crc32c, unmasked
 from zoo.readers.slim import read
 from zoo.readers.slim_bundle import Bundle
 from zoo.readers.slim_files import SeveralCheckpoints, find_files

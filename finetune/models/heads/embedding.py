@@ -88,7 +88,7 @@ class EmbeddingKind:
             return []
         return [
             f"in shuffled batches of {batch} about {lone:.0%} of the images have no other of their class beside them "
-            "and teach nothing: raise train.batch_size, set data.order=balanced or head.arguments.loss=arcface"
+            "and teach nothing: raise train.batch_size or set head.arguments.loss=arcface"
         ]
 
 

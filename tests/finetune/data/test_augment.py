@@ -18,10 +18,10 @@ from PIL import Image
 from pydantic import ValidationError
 
 from finetune.data.augment import INCEPTION, augmented, erased
-from finetune.data.augmentation import Augmentation, Erase, RandAugment
 from finetune.data.augment_box import box_around, box_of_share
 from finetune.data.augment_chance import Chance
 from finetune.data.augment_rand import OPERATIONS, rand_augment
+from finetune.data.augmentation import Augmentation, Erase, RandAugment
 from finetune.data.image_header import UnreadableImage
 from finetune.data.preprocess import load_pixels
 from zoo.input_spec import InputSpec

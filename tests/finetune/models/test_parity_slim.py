@@ -24,6 +24,7 @@ from tests.zoo.torch_files import write_zip
 from zoo.architectures import ARCHITECTURES
 from zoo.architectures.facts import Arguments, Target
 from zoo.architectures.matching import convert, match
+from zoo.architectures.units import slim_input_spec
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog
 from zoo.importer import ImportResult, import_checkpoint
@@ -98,7 +99,7 @@ def test_slim_checkpoints_compute_what_slim_computed(
     result = import_checkpoint(catalog, kind="slim", source=source, name="m")
     manifest = result.manifest
     assert (manifest.architecture.name, result.layout) == (name, "slim")
-    assert manifest.input_spec == InputSpec(height=size, width=size, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    assert manifest.input_spec == slim_input_spec(size)
     assert manifest.head is not None
     assert manifest.head.arguments["num_classes"] == 1001
     assert set(result.report.renamed) | set(result.report.unused) == set(stored)

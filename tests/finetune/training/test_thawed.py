@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from finetune.data.augment_mirror import may_mirror
+from finetune.data.augmentation import Augmentation
 from finetune.data.order import EpochOrder
+from finetune.data.order_graph import view_of
 from finetune.data.preprocess import load_views, normalise
-from finetune.data.queue import view_of
+from finetune.data.share import Share
 from finetune.data.sources import open_source
 from finetune.jobs.folder import JobFolder
 from finetune.models.backbone import Backbone
@@ -40,17 +44,18 @@ def split() -> SplitData:
     return SplitData.join(name="train", examples=examples, source_index=chosen, table=table)
 
 
-def rows(split: SplitData, start_step: int = 0) -> ImageRows:
+def rows(split: SplitData, start_step: int = 0, **options: Any) -> ImageRows:
     return ImageRows(
         split=split,
         source=open_source("scenes:count=20,size=32"),
         spec=SPEC,
-        batch_size=5,
+        share=Share(batch_size=5),
         seed=7,
         views=3,
         max_pixels=10_000,
         max_bad_share=0.0,
         start_step=start_step,
+        **options,
     )
 
 
@@ -79,6 +84,35 @@ def test_resumed_at_any_step_the_pixels_are_the_same(split: SplitData) -> None:
             again = next(batches)
             np.testing.assert_array_equal(again[0]["image"], inputs["image"])
             np.testing.assert_array_equal(again[1]["number"], targets["number"])
+
+
+def test_augmented_pixels_are_new_every_epoch_and_the_same_when_resumed(split: SplitData) -> None:
+    augmentation = Augmentation(crop="inception", colour="fast", mirror=True, mixup=0.4)
+    with rows(split, augmentation=augmentation) as batches:
+        whole = [next(batches) for _ in range(12)]
+    with rows(split, start_step=9, augmentation=augmentation) as batches:
+        for inputs, _ in whole[9:]:
+            for name, value in next(batches)[0].items():
+                np.testing.assert_array_equal(value, inputs[name])
+    seen: dict[int, list[bytes]] = {}
+    for inputs, targets in whole:
+        assert inputs["partner"].dtype == np.int32
+        assert set(inputs["partner"].tolist()) == set(range(5))
+        for row, pixels in zip(targets["number"], inputs["image"], strict=True):
+            seen.setdefault(int(row), []).append(pixels.tobytes())
+    assert all(len(set(pixels)) == 5 for pixels in seen.values())  # five epochs of twelve rows
+
+
+def test_scenes_are_never_mirrored_since_their_captions_say_left(split: SplitData) -> None:
+    source = open_source("scenes:count=20,size=32")
+    with rows(split, augmentation=Augmentation(mirror=True)) as batches:
+        for _ in range(10):
+            inputs, targets = next(batches)
+            for row, pixels in zip(targets["number"], inputs["image"], strict=True):
+                place = split.table.image_index[row]
+                if not may_mirror(split.examples[place].captions):
+                    plain = load_views(source.read(int(split.source_index[place])), SPEC, views=(0,), max_pixels=10_000)
+                    np.testing.assert_array_equal(pixels, normalise(plain[0], SPEC))
 
 
 def test_views_are_chosen_as_for_features() -> None:
