@@ -9,7 +9,7 @@ app = new_app("Features of frozen backbones, computed once.")
 
 @app.command("list")
 def list_(output: FormatOption = Format.TEXT, debug: DebugOption = False) -> None:
-    """What is cached: backbone, dtype, images, bytes, when it was last used and whether a running process uses it."""
+    """What is cached: backbone, images, bytes."""
     from finetune.data.features import FeatureCache
 
     entries = FeatureCache().list()
@@ -17,19 +17,8 @@ def list_(output: FormatOption = Format.TEXT, debug: DebugOption = False) -> Non
         print_json([entry.to_json() for entry in entries])
         return
     print_table(
-        ["backbone", "dtype", "view", "vectors", "bytes", "last use", "in use"],
-        [
-            [
-                entry.backbone[:19],
-                entry.dtype,
-                entry.view,
-                entry.vectors,
-                size_text(entry.bytes),
-                f"{entry.last_use:%Y-%m-%d %H:%M} UTC",
-                "yes" if entry.in_use else "no",
-            ]
-            for entry in entries
-        ],
+        ["backbone", "view", "vectors", "bytes"],
+        [[entry.backbone[:19], entry.view, entry.vectors, size_text(entry.bytes)] for entry in entries],
     )
 
 

@@ -43,16 +43,16 @@ def num_records(file: Path) -> int:
 class ShardFolder:
     """One set of vectors of `dim` values. Not shared between threads; as many processes as like."""
 
-    def __init__(self, path: Path, *, dim: int, key: Mapping[str, Any], dtype: str = "float32") -> None:
-        """`key` says what the vectors are; it is written beside them as key.json. `dtype`: float32 or float16."""
+    def __init__(self, path: Path, *, dim: int, key: Mapping[str, Any]) -> None:
+        """`key` says what the vectors are; it is written beside them as key.json."""
         self.path = path
-        self._dtype = np.dtype([("digest", "u1", (32,)), ("feature", np.dtype(dtype).newbyteorder("<"), (dim,))])
+        self._dtype = np.dtype([("digest", "u1", (32,)), ("feature", "<f4", (dim,))])
         self._key = key
         self._waiting: list[tuple[bytes, np.ndarray]] = []
         self._last_write = time.monotonic()
-        self._shards: dict[str, np.ndarray] = {}  # by file name
-        self._places: dict[bytes, tuple[str, int]] = {}
-        self._looked = 0
+        self._shards: list[np.ndarray] = []
+        self._files: list[Path] = []
+        self._places: dict[bytes, tuple[int, int]] = {}
         self.reload()
 
     def __contains__(self, digest: bytes) -> bool:
@@ -60,35 +60,19 @@ class ShardFolder:
         return digest in self._places
 
     def reload(self) -> None:
-        """Looks again at what there is. A vector found twice is taken from the file whose name comes first.
-
-        Other threads may look meanwhile: what the folder knows only grows, or is swapped whole.
-        """
-        self._looked = self._changed_at()
-        names = {file.name for file in self.path.glob("*.npy")}
-        nothing_gone = self._shards.keys() <= names
-        shards, places = (self._shards, self._places) if nothing_gone else ({}, {})
-        for name in sorted(names - shards.keys()):
-            records = self._opened(self.path / name)
+        """Looks again at what there is. A vector found twice is taken from the file whose name comes first."""
+        shards: list[np.ndarray] = []
+        files: list[Path] = []
+        places: dict[bytes, tuple[int, int]] = {}
+        for file in sorted(self.path.glob("*.npy")):
+            records = self._opened(file)
             if records is None:
                 continue
-            shards[name] = records
             for row, digest in enumerate(np.ascontiguousarray(records["digest"])):
-                other = places.setdefault(digest.tobytes(), (name, row))
-                if name < other[0]:
-                    places[digest.tobytes()] = (name, row)
-        self._shards, self._places = shards, places
-
-    def reload_if_changed(self) -> None:
-        """A cheap look first: whether files came or went since the last one."""
-        if self._changed_at() != self._looked:
-            self.reload()
-
-    def _changed_at(self) -> int:
-        try:
-            return self.path.stat().st_mtime_ns
-        except FileNotFoundError:
-            return 0
+                places.setdefault(digest.tobytes(), (len(shards), row))
+            shards.append(records)
+            files.append(file)
+        self._shards, self._files, self._places = shards, files, places
 
     def _opened(self, file: Path) -> np.ndarray | None:
         try:
@@ -145,7 +129,7 @@ class ShardFolder:
 
     def count_in(self, digests: Iterable[bytes | None], files: Collection[Path]) -> int:
         """How many of the vectors lie in these files of the folder."""
-        chosen = {file.name for file in files if file.parent == self.path}
+        chosen = {shard for shard, file in enumerate(self._files) if file in files}
         places = (self._places.get(digest) for digest in digests if digest is not None)
         return sum(place is not None and place[0] in chosen for place in places)
 
@@ -159,7 +143,7 @@ class ShardFolder:
     def gather(self, digests: Iterable[bytes | None], into_ND: np.ndarray) -> list[int]:
         """Copies vectors into the rows of `into_ND`; None leaves its row. Returns the rows that are not on disk."""
         missing: list[int] = []
-        by_shard: dict[str, list[tuple[int, int]]] = {}
+        by_shard: dict[int, list[tuple[int, int]]] = {}
         for row, digest in enumerate(digests):
             if digest is None:
                 continue
