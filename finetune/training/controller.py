@@ -19,6 +19,7 @@ from finetune.training.best import is_evaluation_step, rotation
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluations import Evaluations
 from finetune.training.inputs import queue_stats
+from finetune.training.observed import ObservedTrainer
 from finetune.training.progress import Progress, pulse_age
 from finetune.training.stop import Interrupted, StopSignal
 from finetune.training.summaries import Summaries
@@ -71,7 +72,7 @@ class Controller:
         *,
         folder: JobFolder,
         spec: JobSpec,
-        trainer: Trainer,
+        trainer: Trainer | ObservedTrainer,
         checkpoints: Checkpoints,
         batches: Callable[[int], AbstractContextManager[Any]],
         progress: Progress,

@@ -5,14 +5,16 @@ Takes what was prepared. Gives a Trainer at the step to go on from. Next: `finet
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import tensorflow as tf
 
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import backbone_assets
+from finetune.models.heads.class_rows import carried_rows, class_changes
 from finetune.models.network import HeadNetwork, Network, ThawedNetwork
 from finetune.models.restore import restore
+from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.prepare import Prepared, is_thawed
@@ -65,10 +67,15 @@ def initialise(
             network=network, trainer=trainer, step=record.step, seconds=record.seconds, initial=Initial(**value)
         )
 
-    # 2. Start from a version: weights only, at step 0. Its vocabulary or classes came with it in `prepare`.
+    # 2. Start from a version: weights only, at step 0. Its vocabulary came with it in `prepare`; where the data have
+    # other classes than it, the rows of those that stay are its own.
     if spec.start_from is not None:
         version = catalog.get(prepared.start_from or spec.start_from)
-        report = restore(weights, read_safetensors(catalog.open_component(version, "head")))
+        before = stored_assets(catalog, version)
+        stored = dict(read_safetensors(catalog.open_component(version, "head")))
+        fresh = as_arrays(dict(weights))
+        tensors = carried_rows(prepared.kind, stored, fresh, before=before, now=prepared.assets)
+        report = replace(restore(weights, tensors), classes=class_changes(before, prepared.assets))
         report.require_complete(f"{version.reference}'s head in a {spec.head.kind} head of this spec")
         trainer.start_averages()
         start: str | None = version.reference
@@ -109,5 +116,6 @@ def _whole_report(backbone: tuple[str, ...], head: RestoreReport) -> dict[str, o
     whole = RestoreReport(
         restored=tuple(f"backbone/{name}" for name in backbone) + tuple(f"head/{name}" for name in head.restored),
         fresh=tuple(f"head/{name}" for name in head.fresh),
+        classes=head.classes,
     )
     return whole.to_dict()

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from finetune.jobs.folder import JobFolder, JobRequest, write_json
-from finetune.spec import TrainConfig
+from finetune.spec import JobSpec, TrainConfig
 from finetune.training.progress import Progress, Pulse, pulse_age
 from finetune.training.stop import Interrupted, StopSignal
 from zoo.atomic_file import NoSpace, storage_error
@@ -131,6 +131,7 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
             on_progress=lambda phase, done, total: progress.update(phase=phase, done=done, total=total),
         )
         _say_what_was_prepared(progress, prepared, spec.train)
+        _warn_of_plan(progress, prepared, spec)
         checkpoints = Checkpoints(job.checkpoints, digest=spec_digest(spec))
         checkpoints.clear_leftovers()
         strategy = tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
@@ -158,22 +159,27 @@ def _train(
     from finetune.training.controller import Controller
     from finetune.training.inputs import training_input
     from finetune.training.summaries import Summaries
+    from finetune.training.watching import watched
 
     summaries = Summaries(job.events_train)
-    controller = Controller(
-        folder=job,
-        spec=request.spec,
-        trainer=start.trainer,
-        checkpoints=checkpoints,
-        batches=training_input(request.spec, prepared, catalog),
-        progress=progress,
-        summaries=summaries,
-        stop=stop,
-        evaluated="validation" in prepared.splits,
-        seconds_before=start.seconds,
-    )
+    batches = training_input(request.spec, prepared, catalog)
     try:
-        return controller.run()
+        with watched(
+            job, request.spec, trainer=start.trainer, network=start.network, batches=batches,
+            summaries=summaries, say=progress.say,
+        ) as trainer:  # fmt: skip
+            return Controller(
+                folder=job,
+                spec=request.spec,
+                trainer=trainer,
+                checkpoints=checkpoints,
+                batches=batches,
+                progress=progress,
+                summaries=summaries,
+                stop=stop,
+                evaluated="validation" in prepared.splits,
+                seconds_before=start.seconds,
+            ).run()
     finally:
         summaries.close()
 
@@ -245,6 +251,14 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
         progress.say("warning: there is no validation split: nothing is evaluated, and the last step is published")
 
 
+def _warn_of_plan(progress: Progress, prepared: Prepared, spec: JobSpec) -> None:
+    from finetune.models.heads.head import WarnsOfPlan
+
+    if isinstance(prepared.kind, WarnsOfPlan):
+        for text in prepared.kind.plan_warnings(prepared.splits["train"].examples, prepared.arguments, spec):
+            progress.say(f"warning: {text}")
+
+
 def _evaluator(job: JobFolder, store_url: str) -> None:
     request = job.request()
     train = request.spec.train
@@ -258,6 +272,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
         from finetune.training.evaluator import Evaluator
         from finetune.training.initialise import build_network
         from finetune.training.inputs import validation_input
+        from finetune.training.pictures import Pictures
         from finetune.training.prepare import load_prepared
         from finetune.training.summaries import Summaries
         from zoo.catalog import open_catalog
@@ -281,6 +296,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
                 checkpoints=Checkpoints(job.checkpoints, digest=spec_digest(request.spec)),
                 summaries=summaries,
                 pulse=pulse,
+                pictures=Pictures(network.head, prepared.source, summaries),
             ).run()
         finally:
             summaries.close()

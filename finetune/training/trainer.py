@@ -107,6 +107,10 @@ class Trainer:
             if id(variable) in trainable
         }
 
+    @property
+    def strategy(self) -> tf.distribute.Strategy:
+        return self._strategy
+
     def start_averages(self) -> None:
         """Sets the moving averages to the present weights; to be called when weights were put in from outside."""
         for name, average in self._ema.items():

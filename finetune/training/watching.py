@@ -32,7 +32,6 @@ def watched(
     network: Network,
     batches: Callable[[int], Any],
     summaries: Summaries,
-    strategy: Any,
     say: Callable[[str], None],
 ) -> Iterator[Trainer | ObservedTrainer]:
     """`batches`: as the Controller takes it. Leaving the context ends what is being recorded.
@@ -50,7 +49,7 @@ def watched(
             yield trainer
         else:
             if spec.debug.overfit_batch and step == 0:
-                _overfit(spec, network, batches, strategy, say)
+                _overfit(spec, trainer, network, batches, say)
             observed = ObservedTrainer(trainer, _looks(folder, spec, trainer, network, summaries, say))
             try:
                 yield observed
@@ -82,11 +81,11 @@ def _looks(
 
 
 def _overfit(
-    spec: JobSpec, network: Network, batches: Callable[[int], Any], strategy: Any, say: Callable[[str], None]
+    spec: JobSpec, trainer: Trainer, network: Network, batches: Callable[[int], Any], say: Callable[[str], None]
 ) -> None:
     with batches(0) as iterator:
         batch = next(iterator)
-    verdict = overfit(network, spec.train, batch, steps=spec.debug.overfit_steps, strategy=strategy)
+    verdict = overfit(network, spec.train, batch, steps=spec.debug.overfit_steps, strategy=trainer.strategy)
     say(str(verdict))
     verdict.require()
 

@@ -68,7 +68,6 @@ class Session:
             network=self.network,
             batches=lambda step: nullcontext(give(step)),
             summaries=summaries,
-            strategy=self.strategy,
             say=self.said.append,
         ) as trainer:
             iterator = give(0)

@@ -80,7 +80,7 @@ def test_everything_that_is_looked_at_and_the_same_bits(tmp_path: Path) -> None:
     summaries, said = Summaries(folder.events_train), []
     with watched(
         folder, plan, trainer=trainer, network=looked_at, batches=lambda step: nullcontext(batches()),
-        summaries=summaries, strategy=strategy, say=said.append,
+        summaries=summaries, say=said.append,
     ) as watching:  # fmt: skip
         watching.run(batches(), 4)
     summaries.close()
