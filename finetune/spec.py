@@ -81,7 +81,7 @@ class TrainConfig(_Part):
     evaluate_every: Annotated[int, Field(ge=1)] = 250  # steps; a Checkpoint is saved at each evaluation
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3
     summary_every: Annotated[int, Field(ge=1)] = 20
-    histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at each evaluation; 0: never
+    histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at evaluations, sparingly; 0: never
     optimizer: OptimizerConfig = OptimizerConfig()
     early_stop: EarlyStop = EarlyStop()
 

@@ -69,10 +69,12 @@ def _looks(
     say: Callable[[str], None],
 ) -> list[Look]:
     probe = Probe(network)
-    every = spec.train.evaluate_every if spec.train.histogram_every is None else spec.train.histogram_every
+    every, sparing_until = spec.train.histogram_every, None
+    if every is None:
+        every, sparing_until = spec.train.evaluate_every, spec.train.steps
     looks: list[Look] = [_Graph(trainer, summaries)]
     if every:
-        looks.append(Histograms(network, probe, summaries, every=every))
+        looks.append(Histograms(network, probe, summaries, every=every, sparing_until=sparing_until))
     looks += debug_looks(
         spec.debug, trainer=trainer, network=network, probe=probe,
         logs=folder.logs, profile_to=folder.events_train, say=say,

@@ -320,3 +320,10 @@ def test_no_look_asked_for_leaves_long_stretches_alone(tmp_path: Path) -> None:
     assert calls == [1, 11]  # the first, whose graph is shown; the rest
     assert isinstance(session.trainer, Trainer)
     assert ObservedTrainer(session.trainer, []).global_step is session.trainer.global_step
+
+
+def test_by_default_histograms_are_rare_where_steps_are_short(tmp_path: Path) -> None:
+    """Of the first two evaluations and the last step; what lies between comes when it costs next to nothing."""
+    session = Session(tmp_path, spec(steps=40, evaluate_every=4), LineTask()).run(steps=40, each=3)
+    steps, _ = scalars(session.events, "weight_norm/head/w")
+    assert steps == [4, 8, 40]
