@@ -16,7 +16,7 @@ from finetune.metrics.calibration import abstention, calibration_error, fit_temp
 from finetune.metrics.classes import classification_metrics
 from finetune.metrics.confusion import confusion
 from finetune.models.heads.dense_arguments import NoClassNames, label_rows
-from finetune.models.heads.dense_layer import DenseLayer, mixed_truth
+from finetune.models.heads.dense_layer import DenseLayer
 from finetune.models.heads.head import LossTerms, Shown
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class ClassifierLayer(DenseLayer):
 
     def loss(self, features: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
         """Cross-entropy in nats. `targets`: label int32 `[B]`, weight float32 `[B]`; for training only `class_weight`
-        float32 `[B]`, and `partner` and `share` of mixed images (`mixed_truth`). See `HeadLayer`.
+        float32 `[B]`. See `HeadLayer`.
 
         With class weights the mean is over their sum, so that a rare class doesn't raise the rate.
         """
@@ -77,8 +77,6 @@ class ClassifierLayer(DenseLayer):
         # Smoothing is for learning only: the evaluated loss is that of the plain labels, comparable between runs.
         smoothing = self.label_smoothing if training else 0.0
         truth_BC = tf.one_hot(label_B, self.num_classes) * (1.0 - smoothing) + smoothing / self.num_classes
-        if training:
-            truth_BC = mixed_truth(truth_BC, targets)
         if training and self.focal_gamma:
             loss_B = _focal_loss(truth_BC, logits_BC, self.focal_gamma)
         else:

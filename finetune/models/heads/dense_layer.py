@@ -5,7 +5,6 @@ Takes feature vectors. Gives the last dense layer's outputs. Next: the subclass'
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -64,12 +63,3 @@ class DenseLayer(keras.Layer):
         """`function`'s rows for any number of feature vectors, a thousand at a time."""
         starts = range(0, max(len(feature_ND), 1), _ROWS)
         return np.concatenate([np.asarray(function(feature_ND[start : start + _ROWS])) for start in starts])
-
-
-def mixed_truth(truth_BC: tf.Tensor, targets: Mapping[str, Any]) -> tf.Tensor:
-    """The truth of images that MixUp or CutMix made (`finetune.data.augment_mix`): `share` [B] of the row's own,
-    the rest of its partner's (`partner` int64 [B], places in the batch). Without these targets, the truth itself."""
-    if "partner" not in targets:
-        return truth_BC
-    share_B1 = tf.cast(targets["share"], truth_BC.dtype)[:, tf.newaxis]
-    return share_B1 * truth_BC + (1.0 - share_B1) * tf.gather(truth_BC, targets["partner"])

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from finetune.data.source import Example
 from finetune.metrics.labels import DEFAULT_THRESHOLD, best_thresholds, label_metrics
-from finetune.models.heads.dense_layer import DenseLayer, mixed_truth
+from finetune.models.heads.dense_layer import DenseLayer
 from finetune.models.heads.head import LossTerms, Shown
 from finetune.models.heads.multilabel import truth_rows
 
@@ -52,7 +52,7 @@ class MultilabelLayer(DenseLayer):
         """Binary cross-entropy in nats, the mean over classes. `targets`: labels [B, C] of 0 and 1, weight [B];
         `positive_weight` [B, C], for training only. See `HeadLayer`."""
         logits_BC = self.logits(features["feature_vector"], training=training)
-        truth_BC = mixed_truth(tf.cast(targets["labels"], tf.float32), targets)
+        truth_BC = tf.cast(targets["labels"], tf.float32)
         weight_B = tf.cast(targets["weight"], tf.float32)
         if training and "positive_weight" in targets:
             weight_BC = tf.cast(targets["positive_weight"], tf.float32)

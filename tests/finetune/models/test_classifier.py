@@ -267,19 +267,6 @@ def test_the_focal_loss_has_a_finite_gradient_where_it_is_certain() -> None:
     assert all(np.isfinite(gradient).all() for gradient in gradients)
 
 
-def test_mixed_images_have_mixed_truths() -> None:
-    features = {"feature_vector": tf.constant(LOGITS_BD[:2])}
-    targets = {
-        "label": tf.constant([0, 2]),
-        "weight": tf.ones(2),
-        "partner": tf.constant([1, 1], tf.int64),
-        "share": tf.constant([0.25, 1.0]),
-    }
-    log_p = LOGITS_BD[:2, :3] - np.log(np.exp(LOGITS_BD[:2, :3]).sum(axis=1, keepdims=True))
-    expected = -(0.25 * log_p[0, 0] + 0.75 * log_p[0, 2]) - log_p[1, 2]
-    assert float(fixed().loss(features, targets, training=True).loss_sum) == pytest.approx(expected, rel=1e-5)
-
-
 def overconfident(spread: float = 0) -> tuple[np.ndarray, list[Example]]:
     """Three in four are right, and all are called almost certain; the wrong ones are the least so by `spread`."""
     feature_BD = np.zeros((40, 4), np.float32)

@@ -118,22 +118,6 @@ def test_positive_weights_are_for_training_only() -> None:
     assert weighted == pytest.approx(np.log(2) * (3 + 1 + 1) / 3, rel=1e-5)
 
 
-def test_mixed_images_have_mixed_truths() -> None:
-    layer = fixed()
-    targets = {
-        "labels": tf.constant([[1, 0, 0], [0, 1, 0]], tf.uint8),
-        "weight": tf.ones(2),
-        "partner": tf.constant([1, 0], tf.int64),
-        "share": tf.constant([0.75, 1.0]),
-    }
-    terms = layer.loss({"feature_vector": tf.constant([[2.0, 1.0, 0.0]] * 2)}, targets, training=True)
-
-    def each(truth: list[float]) -> float:
-        return float(np.mean([np.log1p(np.exp(x)) - t * x for x, t in zip((2.0, 1.0, 0.0), truth, strict=True)]))
-
-    assert float(terms.loss_sum) == pytest.approx(each([0.75, 0.25, 0]) + each([0, 1, 0]), rel=1e-5)
-
-
 def test_thresholds_are_fitted_stored_and_used() -> None:
     layer = fixed()
     assert isinstance(layer, FittedHead)
