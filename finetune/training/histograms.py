@@ -75,8 +75,8 @@ class Histograms(Every):
         self._summaries.scalars(step, scalars)
         self._taken += 1
         if self._taken > 1:  # the first one's time was spent on tracing
-            now = time.monotonic()
-            self._not_before = now + _SPARING * (now - self._began)
+            ended = time.monotonic()
+            self._not_before = ended + _SPARING * (ended - self._began)
 
 
 def layer_groups(network: Network) -> dict[str, list[int]]:
