@@ -23,7 +23,7 @@ from zoo.cli.output import (
 
 SpecFile = Annotated[Path | None, typer.Argument(metavar="[SPEC.yaml]", help="keys of a spec; flags come before them")]
 BackboneRef = Annotated[str | None, typer.Option("--backbone", metavar="REF", help="version whose backbone is used")]
-HeadKind = Annotated[str | None, typer.Option("--head", help="captioner | classifier")]
+HeadKind = Annotated[str | None, typer.Option("--head", help="captioner | classifier | multilabel | embedding")]
 Data = Annotated[str | None, typer.Option("--data", metavar="DATA", help="kind:location, e.g. flickr:FOLDER")]
 Name = Annotated[str | None, typer.Option("--name", help="model to publish to")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="see `finetune recipes`")]
@@ -82,9 +82,11 @@ def run(
         print_json(result)
     else:
         _print_result(result)
-    say_next(
-        f"finetune caption {result['reference']} IMAGE" if head != "classifier" else f"zoo show {result['reference']}"
-    )
+    command = _ASKS.get(str(head))
+    say_next(f"finetune {command} {result['reference']} IMAGE" if command else f"zoo show {result['reference']}")
+
+
+_ASKS = {"captioner": "caption", "classifier": "classify", "embedding": "embed", "multilabel": "classify"}
 
 
 def _debug(names: list[str] | None, check_numerics: bool, overfit_batch: bool, profile: str | None) -> dict[str, Any]:

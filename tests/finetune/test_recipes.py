@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from finetune.models.heads import HEADS
 from finetune.recipes import DEFAULT_RECIPES, RECIPES, find_recipe, resolve
 from finetune.spec import InvalidSpec
 
@@ -30,6 +31,7 @@ def test_the_stronger_source_of_a_value_wins() -> None:
 
 
 def test_every_head_has_a_default_recipe() -> None:
+    assert set(DEFAULT_RECIPES) == set(HEADS)
     for kind, name in DEFAULT_RECIPES.items():
         assert find_recipe(name).head == kind
 
