@@ -50,7 +50,8 @@ def watched(
         else:
             if spec.debug.overfit_batch and step == 0:
                 _overfit(spec, trainer, network, batches, say)
-            observed = ObservedTrainer(trainer, _looks(folder, spec, trainer, network, summaries, say))
+            looks = _looks(folder, spec, trainer, network, summaries, say)
+            observed = ObservedTrainer(trainer, looks, often=spec.debug.check_numerics)
             try:
                 yield observed
             finally:
@@ -72,7 +73,7 @@ def _looks(
     every, sparing_until = spec.train.histogram_every, None
     if every is None:
         every, sparing_until = spec.train.evaluate_every, spec.train.steps
-    looks: list[Look] = [_Graph(trainer, summaries)]
+    looks: list[Look] = [_Graph(trainer, summaries, often=spec.debug.check_numerics)]
     if every:
         looks.append(Histograms(network, probe, summaries, every=every, sparing_until=sparing_until))
     looks += debug_looks(
@@ -95,10 +96,11 @@ def _overfit(
 class _Graph(Every):
     """A Look at step 1, when there is a graph to show."""
 
-    def __init__(self, trainer: Trainer, summaries: Summaries) -> None:
+    def __init__(self, trainer: Trainer, summaries: Summaries, *, often: bool) -> None:
         super().__init__(0, first=1)
+        self._often = often
         self._trainer = trainer
         self._summaries = summaries
 
     def after(self, step: int, batch: Batch) -> None:
-        self._summaries.graph(self._trainer.graph(again(batch)))
+        self._summaries.graph(self._trainer.graph(again(batch, often=self._often)))

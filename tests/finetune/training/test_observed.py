@@ -120,7 +120,15 @@ def test_whatever_looks_are_taken_the_bits_are_the_same(everything: Session) -> 
     assert plain.keys() == everything.values.keys()
     for name, value in plain.items():
         np.testing.assert_array_equal(everything.values[name], value, err_msg=name)
-    assert everything.trainer._run.experimental_get_tracing_count() == 1  # a look costs no second trace
+    assert everything.trainer._run_one.experimental_get_tracing_count() == 1  # every step is handed over
+
+
+def test_looks_now_and_then_cost_no_second_trace(tmp_path: Path) -> None:
+    session = Session(tmp_path, spec(histogram_every=3, debug={"print": ["w"], "print_every": 4}), LineTask()).run()
+    for name, value in unwatched(LineTask(), spec()).items():
+        np.testing.assert_array_equal(session.values[name], value, err_msg=name)
+    assert session.trainer._run.experimental_get_tracing_count() == 1
+    assert session.trainer._run_one.experimental_get_tracing_count() == 0
 
 
 def test_histograms_and_norms_at_their_steps(everything: Session) -> None:
