@@ -26,7 +26,7 @@ from finetune.export.onnx_graph import OnnxExporter
 from finetune.export.probe_images import probe_images
 from finetune.export.source import ExportSource
 from finetune.predictor import Predictor
-from tests.finetune.test_predictor import photo
+from tests.finetune.test_predictor import photo, publish_head
 from tests.tiny import TINY_FEATURE_DIM, tiny_backbone_version
 from zoo.architectures import ARCHITECTURES, architecture_facts
 from zoo.catalog import Catalog, open_catalog
@@ -293,3 +293,33 @@ def test_what_cannot_be_done_is_refused_before_anything_is_built(catalog: Catalo
     with pytest.raises(FolderTaken, match="mine"):
         export(catalog, "tiny", folder, kind="onnx")
     assert [path.name for path in folder.iterdir()] == ["mine"]
+
+
+def scores_of(predictor: Predictor) -> np.ndarray:
+    return np.array([[label.score for label in labels] for labels in predictor.classify(PHOTOS)])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept:DeprecationWarning")  # inside Keras' saving
+@pytest.mark.parametrize("kind", ["keras", "onnx", "saved_model"])
+def test_scores_are_exported_at_the_temperature_they_are_served_at(catalog: Catalog, folder: Path, kind: str) -> None:
+    """Each export is compared with its source in a fresh process; here the source is held to the temperature."""
+    manifest = catalog.get("cls").manifest
+    assert manifest.head is not None
+    head = manifest.head.model_copy(update={"arguments": {**manifest.head.arguments, "temperature": 4.0}})
+    catalog.publish("warm", manifest.model_copy(update={"head": head}), {})
+    cold, warm = (scores_of(Predictor.load(catalog, name)) for name in ("cls", "warm"))
+    flat = cold**0.25
+    np.testing.assert_allclose(warm, flat / flat.sum(axis=1, keepdims=True), rtol=1e-4)
+    signature = {"keras": "call", "onnx": "main", "saved_model": "classify"}[kind]
+    row = outputs_of(export(catalog, "warm", folder, kind=kind))[signature, "scores"]
+    assert row["relative"] < 1e-4
+
+
+@pytest.mark.slow
+def test_a_saved_model_of_an_embedding_gives_its_unit_vectors(catalog: Catalog, folder: Path, tmp_path: Path) -> None:
+    publish_head(catalog, catalog.get("tiny"), "embedding", "near", tmp_path)
+    rows = outputs_of(export(catalog, "near", folder, kind="saved_model"))
+    assert rows["embed", "embedding"]["shape"][-1] == 128
+    found = tf.saved_model.load(str(folder / "1")).signatures["embed"](image_bytes=tf.constant(PHOTOS))["embedding"]
+    np.testing.assert_allclose(found, Predictor.load(catalog, "near").embed(PHOTOS), atol=1e-5)
