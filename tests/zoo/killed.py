@@ -20,11 +20,17 @@ from zoo.store import open_store
 from zoo.store.faulty import CrashAt, FaultPlan, FaultyStore
 from zoo.store.s3 import store as s3_store
 
+LINKED = "log-entries"  # a file beside the cache
 FILE_EVENTS = frozenset({"open", "os.link", "os.rename", "os.remove", "os.mkdir", "os.listdir", "os.scandir"})
 
 
 class Killable:
-    """The other end of such a process."""
+    """The other end of such a process.
+
+    `log_entries`: how many entries of a log the last publish with `file_access` had put in place when it died.
+    """
+
+    log_entries = 0
 
     def __init__(self) -> None:
         command = [sys.executable, "-m", __name__]
@@ -64,6 +70,8 @@ class Killable:
         self._process.stdin.write(json.dumps(asked) + "\n")
         self._process.stdin.flush()
         status = int(self._process.stdout.readline())
+        if file_access:
+            self.log_entries = int((folder / LINKED).read_text())
         assert status in (0, -signal.SIGKILL), f"the publish ended with {status}"
         return status != 0
 
@@ -90,21 +98,30 @@ def publish(asked: dict[str, Any]) -> None:
         crash = CrashAt(call=asked["call"], when=asked["when"], how="kill")
         store = FaultyStore(store, FaultPlan(crash=crash), local_paths=True)
     if asked["file_access"]:
-        die_before_access(asked["file_access"], str(store.local_path("x")).removesuffix("x"))
+        root = str(store.local_path("x")).removesuffix("x")
+        die_before_access(asked["file_access"], root, Path(asked["folder"]) / LINKED)
     files = {digest: Path(path) for digest, path in asked["files"].items()}
     catalog = new_catalog(store, Path(asked["folder"]))
     catalog.publish(asked["name"], Manifest.model_validate(asked["manifest"]), files)
 
 
-def die_before_access(number: int, root: str) -> None:
-    seen = 0
+def die_before_access(number: int, root: str, told: Path) -> None:
+    """Keeps in `told` how many log entries had been linked by then: the event comes before the link, so that a later
+    one proves it. The number of an access doesn't: threads that send blobs race for the folders that they share."""
+    seen, entries, linking = 0, 0, False
+    told.write_text("0")
+    file = os.open(told, os.O_WRONLY)
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal seen
+        nonlocal seen, entries, linking
         if event in FILE_EVENTS and str(arguments[0]).startswith(root):
+            if linking:
+                entries, linking = entries + 1, False
+                os.pwrite(file, str(entries).encode(), 0)
             seen += 1
             if seen == number:
                 os.kill(os.getpid(), signal.SIGKILL)
+            linking = event == "os.link" and "/log/" in str(arguments[1])
 
     sys.addaudithook(count)
 

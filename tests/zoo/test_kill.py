@@ -99,12 +99,13 @@ class TestLocal:
             if not killable.publish(store.as_uri(), tmp_path, "m", *sample, file_access=len(ends) + 1):
                 break
             unfinished += len(list(store.rglob(f"{TEMPORARY}*")))
-            ends.append(check_after_kill(store.as_uri(), tmp_path, "m", earlier, sample))
+            committed = killable.log_entries == (1 if earlier else 2)  # a new model's first entry says that it is made
+            assert check_after_kill(store.as_uri(), tmp_path, "m", earlier, sample) == committed
+            ends.append(committed)
             shutil.rmtree(store, ignore_errors=True)
         print(len(ends), "kills,", unfinished, "unfinished files,", sum(ends), "after the commit")
         assert len(ends) > 30
-        assert ends == sorted(ends)  # once it is committed, it stays so
-        assert True in ends
+        assert {True, False} == set(ends)
         assert unfinished > 10
 
     @pytest.mark.parametrize("when", ["before", "after"])
