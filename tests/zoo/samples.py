@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -91,6 +92,7 @@ class FailingStore:
     def __init__(self, store: ObjectStore, fail: Callable[[int, str, str, bool], None]) -> None:
         self._store = store
         self._fail = fail
+        self._counting = Lock()  # blobs are sent by several threads
         self.calls: list[tuple[str, str]] = []
 
     @property
@@ -98,8 +100,9 @@ class FailingStore:
         return self._store.url
 
     def _do(self, name: str, key: str, call: Callable[[], Any]) -> Any:
-        self.calls.append((name, key))
-        number = len(self.calls)
+        with self._counting:
+            self.calls.append((name, key))
+            number = len(self.calls)
         self._fail(number, name, key, True)
         result = call()
         self._fail(number, name, key, False)

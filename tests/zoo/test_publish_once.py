@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
@@ -22,12 +23,16 @@ def of_job(folder: Path, job: str | None, *, head: int = 1) -> tuple[Manifest, d
 def rivals(
     tmp_path: Path, at: Callable[[str, str], bool], rival: Callable[[Catalog], Published]
 ) -> tuple[Catalog, list[Published]]:
-    """A catalogue in whose way a rival publishes, just before the first of its calls for which `at` says so."""
-    store, published = MemoryStore(), list[Published]()
+    """A catalogue in whose way a rival publishes, just before the first of its calls for which `at` says so.
+
+    Blobs are sent by several threads: the first to come lets the rival publish, and the others wait for it."""
+    store, published, one_at_a_time = MemoryStore(), list[Published](), Lock()
 
     def fail(number: int, name: str, key: str, before: bool) -> None:
-        if before and not published and at(name, key):
-            published.append(rival(new_catalog(store, tmp_path / "rival")))
+        if before and at(name, key):
+            with one_at_a_time:
+                if not published:
+                    published.append(rival(new_catalog(store, tmp_path / "rival")))
 
     return new_catalog(FailingStore(store, fail), tmp_path), published
 
