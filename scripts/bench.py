@@ -170,19 +170,14 @@ def bench_latency(runs: int) -> None:
         )
 
 
-def bench_transfer(runs: int) -> None:
-    """1 GiB up and down beside boto3, on a bucket and on a disk; its options: scripts/bench_transfer.py --help."""
-    subprocess.run([sys.executable, ROOT / "scripts/bench_transfer.py", "--runs", str(runs)], check=True)
+def of_script(name: str, *, repeats: bool = True) -> Callable[[int], None]:
+    """A figure that a script of its own measures, which may take `--runs`; what more it can: scripts/NAME --help."""
 
+    def run(runs: int) -> None:
+        options = ["--runs", str(runs)] if repeats else []
+        subprocess.run([sys.executable, ROOT / "scripts" / name, *options], check=True)
 
-def bench_catalogue(runs: int) -> None:
-    """100,000 versions: index, pages, gets, catching up; beside MLflow with scripts/bench_catalog.py's own option."""
-    subprocess.run([sys.executable, ROOT / "scripts/bench_catalog.py"], check=True)
-
-
-def bench_input(runs: int) -> None:
-    """Decoding, resizing and augmenting photos beside bare tf.data; its options: scripts/bench_input.py --help."""
-    subprocess.run([sys.executable, ROOT / "scripts/bench_input.py", "--runs", str(runs)], check=True)
+    return run
 
 
 FIGURES: dict[str, Callable[[int], None]] = {
@@ -190,9 +185,10 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "import": bench_import,
     "captioner": bench_captioner,
     "latency": bench_latency,  # asks what `captioner` has published
-    "transfer": bench_transfer,
-    "catalogue": bench_catalogue,
-    "input": bench_input,
+    "transfer": of_script("bench_transfer.py"),  # 1 GiB up and down beside boto3, on a bucket and on a disk
+    "doors": of_script("bench_doors.py"),  # imports of every format beside what can't be saved
+    "catalogue": of_script("bench_catalog.py", repeats=False),  # 100,000 versions: index, pages, gets, catching up
+    "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
 }
 
 

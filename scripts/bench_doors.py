@@ -8,6 +8,7 @@ their ratio, and both processes' peak memory. Needs the TF.js checkpoint of ../s
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -125,5 +126,7 @@ def run(runs: int) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    for line in run(int(sys.argv[1]) if len(sys.argv) > 1 else 5):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    for line in run(parser.parse_args().runs):
         print(json.dumps(line), flush=True)
