@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from finetune.data.augmentation import Augmentation
 from zoo.errors import InvalidArgument
@@ -53,16 +53,53 @@ class ModelConfig(_Part):
 
 
 class OptimizerConfig(_Part):
-    name: Literal["sgd", "momentum", "adam", "adamw", "rmsprop"] = "adam"
+    """See docs/training.md. None leaves a value to the optimizer's own default, or means that there is nothing."""
+
+    name: Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "lamb"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    schedule: Literal["constant", "cosine", "exponential", "step"] = "constant"
+    schedule: Literal["constant", "cosine", "exponential", "step", "polynomial", "piecewise"] = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
-    decay_steps: Annotated[int, Field(ge=1)] | None = None  # cosine: None means train.steps
+    decay_steps: Annotated[int, Field(ge=1)] | None = None  # None means train.steps
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
+    end_learning_rate: Annotated[float, Field(ge=0)] = 0.0  # where cosine and polynomial end
+    power: Annotated[float, Field(gt=0)] = 1.0  # of polynomial
+    boundaries: tuple[Annotated[int, Field(ge=1)], ...] = ()  # of piecewise: steps from which × decay_rate once more
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = False  # of momentum
+    rho: Annotated[float, Field(ge=0, lt=1)] | None = None  # of rmsprop: how much of the mean square stays
+    beta_1: Annotated[float, Field(ge=0, lt=1)] | None = None  # of adam, adamw, lamb
+    beta_2: Annotated[float, Field(ge=0, lt=1)] | None = None
+    epsilon: Annotated[float, Field(gt=0)] | None = None  # of all but sgd and momentum
     clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
+    accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches of train.batch_size rows an update
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no moving average
+
+    @model_validator(mode="after")
+    def _has_effect(self) -> OptimizerConfig:
+        """A setting that the chosen optimizer or schedule doesn't have would be ignored in silence."""
+        for field, names in _OF_OPTIMIZER.items():
+            if getattr(self, field) not in (None, False) and self.name not in names:
+                raise ValueError(f"{field} is an argument of {', '.join(names)}, not of {self.name}")
+        if self.end_learning_rate and self.schedule not in ("cosine", "polynomial"):
+            raise ValueError(f"end_learning_rate is where cosine and polynomial end, the schedule is {self.schedule}")
+        if self.end_learning_rate > self.learning_rate:
+            raise ValueError(f"end_learning_rate {self.end_learning_rate} is above learning_rate {self.learning_rate}")
+        if (self.schedule == "piecewise") != bool(self.boundaries):
+            raise ValueError(f"piecewise needs boundaries, others have none; got {self.schedule}, {self.boundaries}")
+        if list(self.boundaries) != sorted(set(self.boundaries)):
+            raise ValueError(f"boundaries must rise, got {self.boundaries}")
+        return self
+
+
+_ADAPTIVE = ("adam", "adamw", "lamb")
+_OF_OPTIMIZER = {
+    "nesterov": ("momentum",),
+    "rho": ("rmsprop",),
+    "beta_1": _ADAPTIVE,
+    "beta_2": _ADAPTIVE,
+    "epsilon": (*_ADAPTIVE, "rmsprop"),
+}
 
 
 class EarlyStop(_Part):
@@ -84,6 +121,11 @@ class TrainConfig(_Part):
     histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at evaluations, sparingly; 0: never
     optimizer: OptimizerConfig = OptimizerConfig()
     early_stop: EarlyStop = EarlyStop()
+
+    @property
+    def update_size(self) -> int:
+        """Examples an update, of all workers and micro-batches together."""
+        return self.batch_size * self.optimizer.accumulate
 
 
 class StrategyConfig(_Part):

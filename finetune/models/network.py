@@ -72,7 +72,8 @@ class HeadNetwork:
 
 class ThawedNetwork:
     """Inputs are {"image": float32 [B, height, width, 3]}, preprocessed; where pictures are mixed also "partner", int32
-    [B], the row that each is mixed with, and "share", float32 [B], how much of it is its own.
+    [B], the row that each is mixed with, and "share", float32 [B], how much of it is its own. In micro-batches, where
+    that row may be in another one, its targets come along instead, as "partner/NAME".
 
     `groups["backbone"]` holds the variables behind the cut alone; those before it keep their stored values.
     """
@@ -133,7 +134,10 @@ class ThawedNetwork:
                 return self.head.loss(features, targets, training=training)
             # Mixed pictures show two examples: the loss of each, by its share (arXiv:1710.09412, arXiv:1905.04899).
             share_B = tf.cast(inputs["share"], tf.float32)
-            others = {name: tf.gather(value, inputs["partner"]) for name, value in targets.items()}
+            others = {
+                name: inputs[f"partner/{name}"] if "partner" not in inputs else tf.gather(value, inputs["partner"])
+                for name, value in targets.items()
+            }
             weights = targets["weight"] * share_B, targets["weight"] * (1.0 - share_B)
             own = self.head.loss(features, {**targets, "weight": weights[0]}, training=training)
             return own + self.head.loss(features, {**others, "weight": weights[1]}, training=training)

@@ -39,10 +39,10 @@ def training_input(
 ) -> Input:
     """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them.
 
-    `worker` of `num_workers` gets its share of each batch.
+    `worker` of `num_workers` gets its share of each batch, which is that of an update: micro-batches are pieces of it.
     """
     split, train = prepared.splits["train"], spec.train
-    share = Share(batch_size=train.batch_size, worker=worker, num_workers=num_workers)
+    share = Share(batch_size=train.update_size, worker=worker, num_workers=num_workers)
     features = split.features_NVD
     if features is None:
         input_spec = catalog.get(prepared.parent).manifest.input_spec
@@ -61,7 +61,7 @@ def training_input(
     return lambda step: _features(
         share.of_batches(
             training_batches(
-                table=split.table, features=features, batch_size=train.batch_size, seed=train.seed, start_step=step
+                table=split.table, features=features, batch_size=train.update_size, seed=train.seed, start_step=step
             )
         )
     )

@@ -20,16 +20,30 @@ from finetune.spec import OptimizerConfig
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], Any]] = {
     "sgd": lambda config: keras.optimizers.SGD(weight_decay=_decay(config), name="optimizer"),
     "momentum": lambda config: keras.optimizers.SGD(
-        momentum=config.momentum, weight_decay=_decay(config), name="optimizer"
+        momentum=config.momentum, nesterov=config.nesterov, weight_decay=_decay(config), name="optimizer"
     ),
-    "adam": lambda config: keras.optimizers.Adam(weight_decay=_decay(config), name="optimizer"),
+    "adam": lambda config: keras.optimizers.Adam(
+        weight_decay=_decay(config), name="optimizer", **_given(config, "beta_1", "beta_2", "epsilon")
+    ),
     # With the same decoupled decay for all, Keras' AdamW is its Adam; the name is kept for those who look for it.
-    "adamw": lambda config: keras.optimizers.AdamW(weight_decay=config.weight_decay, name="optimizer"),
-    # As in TF-Slim's training script, RMSprop has momentum.
+    "adamw": lambda config: keras.optimizers.AdamW(
+        weight_decay=config.weight_decay, name="optimizer", **_given(config, "beta_1", "beta_2", "epsilon")
+    ),
+    # As in TF-Slim's training script, RMSprop has momentum; the script's epsilon is 1.0, Keras' 1e-7. Both add it
+    # below the root.
     "rmsprop": lambda config: keras.optimizers.RMSprop(
-        momentum=config.momentum, weight_decay=_decay(config), name="optimizer"
+        momentum=config.momentum, weight_decay=_decay(config), name="optimizer", **_given(config, "rho", "epsilon")
+    ),
+    # You et al. 2019, arXiv:1904.00962; but the decay is decoupled as everywhere, not within the trust ratio.
+    "lamb": lambda config: keras.optimizers.Lamb(
+        weight_decay=_decay(config), name="optimizer", **_given(config, "beta_1", "beta_2", "epsilon")
     ),
 }
+
+
+def _given(config: OptimizerConfig, *names: str) -> dict[str, float]:
+    """The arguments that the spec sets; Keras has defaults for the others."""
+    return {name: getattr(config, name) for name in names if getattr(config, name) is not None}
 
 
 def _decay(config: OptimizerConfig) -> float | None:
@@ -54,9 +68,11 @@ def learning_rate(config: OptimizerConfig, *, steps: int, step: tf.Tensor) -> tf
 
     Warm-up is linear and reaches the full rate with update `warmup_steps`. The decays are functions of the step:
 
-    - cosine (arXiv:1608.03983, no restarts): from the end of the warm-up to 0 at `decay_steps`;
+    - cosine (arXiv:1608.03983, no restarts): from the end of the warm-up to `end_learning_rate` at `decay_steps`;
+    - polynomial: the same way, the rest to go falling as (1 − share) ^ power;
     - exponential: rate × decay_rate ^ (step / decay_steps);
-    - step: rate × decay_rate ^ floor(step / decay_steps).
+    - step: rate × decay_rate ^ floor(step / decay_steps);
+    - piecewise: rate × decay_rate ^ (how many of `boundaries` the step has reached).
 
     `decay_steps` left out means all `steps`.
     """
@@ -68,10 +84,30 @@ def learning_rate(config: OptimizerConfig, *, steps: int, step: tf.Tensor) -> tf
     return tf.constant(config.learning_rate, tf.float32) * factor
 
 
-def _cosine(config: OptimizerConfig, position: tf.Tensor, whole: float) -> tf.Tensor:
+def _share(config: OptimizerConfig, position: tf.Tensor, whole: float) -> tf.Tensor:
+    """How much of the way from the end of the warm-up to `whole` lies behind, 0 to 1."""
     length = max(whole - config.warmup_steps, 1.0)
-    share = tf.clip_by_value((position - float(config.warmup_steps)) / length, 0.0, 1.0)
-    return 0.5 * (1.0 + tf.cos(math.pi * share))
+    return tf.clip_by_value((position - float(config.warmup_steps)) / length, 0.0, 1.0)
+
+
+def _to_the_end(config: OptimizerConfig, factor: tf.Tensor) -> tf.Tensor:
+    """Lets what falls from 1 to 0 end at `end_learning_rate`."""
+    end = config.end_learning_rate / config.learning_rate
+    return end + (1.0 - end) * factor if end else factor
+
+
+def _cosine(config: OptimizerConfig, position: tf.Tensor, whole: float) -> tf.Tensor:
+    return _to_the_end(config, 0.5 * (1.0 + tf.cos(math.pi * _share(config, position, whole))))
+
+
+def _polynomial(config: OptimizerConfig, position: tf.Tensor, whole: float) -> tf.Tensor:
+    return _to_the_end(config, tf.pow(1.0 - _share(config, position, whole), config.power))
+
+
+def _piecewise(config: OptimizerConfig, position: tf.Tensor, whole: float) -> tf.Tensor:
+    del whole
+    reached = tf.reduce_sum(tf.cast(position >= tf.constant(config.boundaries, tf.float32), tf.float32))
+    return tf.pow(config.decay_rate, reached)
 
 
 _FACTORS: dict[str, Callable[[OptimizerConfig, tf.Tensor, float], tf.Tensor]] = {
@@ -79,6 +115,8 @@ _FACTORS: dict[str, Callable[[OptimizerConfig, tf.Tensor, float], tf.Tensor]] = 
     "cosine": _cosine,
     "exponential": lambda config, position, whole: tf.pow(config.decay_rate, position / whole),
     "step": lambda config, position, whole: tf.pow(config.decay_rate, tf.floor(position / whole)),
+    "polynomial": _polynomial,
+    "piecewise": _piecewise,
 }
 
 

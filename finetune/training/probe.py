@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.models.network import Network
+from finetune.training.micro_batches import summed
 from finetune.training.weights import seed_states
 from zoo.errors import InvalidArgument
 
@@ -49,10 +50,11 @@ class NonFiniteOp:
 
 
 class Probe:
-    """See above. Each kind of look is traced when it is first taken."""
+    """See above. Each kind of look is traced when it is first taken. `pieces`: micro-batches of a batch."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, *, pieces: int = 1) -> None:
         self._network = network
+        self._pieces = pieces
         self._seeds = list(seed_states(network.head).values())
         self._gradient = tf.function(self._loss_and_gradients)
 
@@ -114,12 +116,16 @@ class Probe:
 
     def _loss_and_gradients(self, features: Any, targets: Any) -> list[tf.Tensor]:
         """As the training step has them, before they are clipped."""
-        with tf.GradientTape() as tape:
-            terms = self._network.loss(features, targets, training=True)
         variables = [variable.value for variable in self._network.trainable_variables]
-        gradients = tape.gradient(terms.loss_sum, variables, unconnected_gradients="zero")
-        total = tf.maximum(terms.weight_sum, 1e-12)
-        return [tf.convert_to_tensor(gradient) / total for gradient in gradients]
+
+        def sums(features: Any, targets: Any) -> tuple[list[tf.Tensor], tf.Tensor]:
+            with tf.GradientTape() as tape:
+                terms = self._network.loss(features, targets, training=True)
+            gradients = tape.gradient(terms.loss_sum, variables, unconnected_gradients="zero")
+            return [tf.convert_to_tensor(gradient) for gradient in gradients], terms.weight_sum
+
+        gradients, weight_sum = summed(sums, features, targets, self._pieces)
+        return [gradient / tf.maximum(weight_sum, 1e-12) for gradient in gradients]
 
     @contextlib.contextmanager
     def _same_dice(self) -> Iterator[None]:

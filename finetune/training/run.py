@@ -243,9 +243,9 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
         )
     if prepared.bad_records:
         progress.say(f"warning: {prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
-    if train.steps * train.batch_size < rows:
+    if train.steps * train.update_size < rows:
         progress.say(
-            f"warning: {train.steps} steps of {train.batch_size} rows don't reach every one of the {rows} training rows"
+            f"warning: {train.steps} steps of {train.update_size} rows don't reach every one of {rows} training rows"
         )
     if "validation" not in prepared.splits:
         progress.say("warning: there is no validation split: nothing is evaluated, and the last step is published")

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from finetune.models.network import Network
 from finetune.spec import TrainConfig
+from finetune.training.micro_batches import summed
 from finetune.training.optimizers import ema_decay, learning_rate, make_optimizer
 from finetune.training.weights import averaged_name, seed_states
 from zoo.errors import FailedPrecondition, InvalidArgument
@@ -213,17 +214,22 @@ class Trainer:
         """
         config = self._config.optimizer
         variables = list(self._network.trainable_variables)
-        with tf.GradientTape() as tape:
-            terms = self._network.loss(features, targets, training=True)
-        with tf.name_scope("gradients"):
-            gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
-        gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
-        examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))
-        names = sorted(terms.metrics)
-        pairs = tf.stack([tf.stack([tf.cast(x, tf.float32) for x in terms.metrics[name]]) for name in names] or [[0.0]])
+        names: list[str] = []  # of the metrics, once the loss was traced
+
+        def sums(features: Any, targets: Any) -> list[Any]:
+            with tf.GradientTape() as tape:
+                terms = self._network.loss(features, targets, training=True)
+            with tf.name_scope("gradients"):
+                gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
+            gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
+            examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))
+            names[:] = sorted(terms.metrics)
+            pairs = [tf.stack([tf.cast(x, tf.float32) for x in terms.metrics[name]]) for name in names]
+            return [gradients, terms.loss_sum, terms.weight_sum, examples, tf.stack(pairs or [[0.0]])]
+
         context = tf.distribute.get_replica_context()
         gradients, loss_sum, weight_sum, examples, pairs = context.all_reduce(
-            tf.distribute.ReduceOp.SUM, [gradients, terms.loss_sum, terms.weight_sum, examples, pairs]
+            tf.distribute.ReduceOp.SUM, summed(sums, features, targets, config.accumulate)
         )
         gradients = [g / tf.maximum(weight_sum, 1e-12) for g in gradients]
         norm = tf.linalg.global_norm(gradients)

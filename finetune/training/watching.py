@@ -69,7 +69,7 @@ def _looks(
     summaries: Summaries,
     say: Callable[[str], None],
 ) -> list[Look]:
-    probe = Probe(network)
+    probe = Probe(network, pieces=spec.train.optimizer.accumulate)
     every, sparing_until = spec.train.histogram_every, None
     if every is None:
         every, sparing_until = spec.train.evaluate_every, spec.train.steps
