@@ -50,24 +50,19 @@ def with_partners(features: Mapping[str, Any], targets: Mapping[str, Any]) -> di
 
 def _stacked(features: Mapping[str, Any], targets: Mapping[str, Any], pieces: int) -> tuple[Any, Any]:
     """Both as [pieces, rows, …]."""
+    batch = dict(features), dict(targets)
     weight_B = tf.convert_to_tensor(targets["weight"])
     rows = weight_B.shape[0] if weight_B.shape[0] is not None else tf.shape(weight_B)[0]
     size = -(-rows // pieces)
     if not (isinstance(rows, int) and rows % pieces == 0):
         place_B = tf.range(pieces * size)
         row_B = tf.minimum(place_B, rows - 1)
-        features, targets = tf.nest.map_structure(
-            lambda value: tf.gather(value, row_B), (dict(features), dict(targets))
-        )
-        targets = targets | {"weight": tf.where(place_B < rows, targets["weight"], 0.0)}
+        batch = tf.nest.map_structure(lambda value: tf.gather(value, row_B), batch)
+        batch[1]["weight"] = tf.where(place_B < rows, batch[1]["weight"], 0.0)
+    return tf.nest.map_structure(lambda value: _folded(tf.convert_to_tensor(value), (pieces, size)), batch)
 
-    def folded(value: Any) -> tf.Tensor:
-        value = tf.convert_to_tensor(value)
-        return tf.reshape(
-            value,
-            tf.concat([[pieces, size], tf.shape(value)[1:]], 0)
-            if value.shape.rank is None or None in value.shape[1:]
-            else (pieces, size, *value.shape[1:]),
-        )
 
-    return tf.nest.map_structure(folded, (dict(features), dict(targets)))
+def _folded(value: tf.Tensor, first: tuple[Any, Any]) -> tf.Tensor:
+    """The first axis as two; the others, known or not, as they are."""
+    sides = [tf.shape(value)[axis] if side is None else side for axis, side in enumerate(value.shape)]
+    return tf.reshape(value, (*first, *sides[1:]))
