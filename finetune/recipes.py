@@ -14,6 +14,7 @@ from typing import Any
 from finetune.data.sources import data_defaults
 from finetune.models.heads import head_arguments
 from finetune.spec import InvalidSpec, JobSpec, with_settings
+from finetune.text.tokenizers import kind_for_language
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +181,21 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
 
 def _of_the_data(asked: Mapping[str, Any]) -> dict[str, Any]:
     """What the kind of DATA wants to be otherwise than a recipe has it; whatever was asked still comes before it."""
-    data = asked.get("data")
+    data, head = asked.get("data"), asked.get("head")
     location = data.get("location") if isinstance(data, dict) else None
-    return {"data": data_defaults(location)} if isinstance(location, str) else {}
+    fitting: dict[str, Any] = {"data": data_defaults(location)} if isinstance(location, str) else {}
+    if isinstance(data, dict) and isinstance(head, dict) and head.get("kind") == "captioner":
+        fitting |= _of_the_language(data.get("language"), asked)
+    return fitting
+
+
+def _of_the_language(language: Any, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A captioner of a language without spaces says characters, twice as many as it would say words. One that starts
+    from another head goes on as that does."""
+    kind = kind_for_language(language if isinstance(language, str) else None)
+    if kind == "words" or asked.get("start_from") is not None:
+        return {}
+    return {"head": {"arguments": {"tokenizer": kind, "max_words": 60}}}
 
 
 def _checked(spec: JobSpec) -> JobSpec:

@@ -5,16 +5,16 @@ Takes the captioner layer and feature vectors. Gives strings and log-probabiliti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from finetune.text.tokenizer import detokenize
+from finetune.text.tokenizer import joining
+from finetune.text.tokenizers import WordOptions, kind_and_options
 from finetune.text.vocabulary import PAD, SPECIALS, Vocabulary
-
-_UNSPACED = "一"  # a word of a script written without spaces
-_CLITIC = "'s"
+from zoo.vocabulary_file import SPACE
 
 
 def captions(layer: Any, feature_BD: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -37,17 +37,31 @@ def captions(layer: Any, feature_BD: tf.Tensor) -> dict[str, tf.Tensor]:
 
 
 def texts(vocabulary: Vocabulary, tokens_BKT: tf.Tensor) -> tf.Tensor:
-    """string [B, K] of word numbers [B, K, T] that end in PAD: `detokenize`, with its rules for spaces."""
+    """string [B, K] of word numbers [B, K, T] that end in PAD: what `Vocabulary.text` makes of them."""
     words = (*SPECIALS, *vocabulary.words)
-    unspaced = np.array([" " not in detokenize([word, _UNSPACED]) for word in words])
     word_BKT = tf.gather(tf.constant(words), tokens_BKT)
-    unspaced_BKT = tf.gather(tf.constant(unspaced), tokens_BKT)
-    clitic_BKT = word_BKT == _CLITIC
+    kind, options = kind_and_options(vocabulary.tokenizer)
+    if kind == "words":
+        word_BKT = tf.where(_spaced(words, tokens_BKT, options), " ", "") + word_BKT
+    line_BK = tf.strings.reduce_join(tf.where(tokens_BKT == PAD, "", word_BKT), axis=-1)
+    if kind == "words":
+        return line_BK
+    line_BK = tf.strings.regex_replace(line_BK, SPACE, " ")
+    return tf.strings.regex_replace(line_BK, "^ +| +$", "") if kind == "sentencepiece" else line_BK
+
+
+def _spaced(words: Sequence[str], tokens_BKT: tf.Tensor, options: WordOptions) -> tf.Tensor:
+    """bool [B, K, T]: a space stands before this word, by `detokenize`'s rule."""
+    marks = [joining(word, keep_punctuation=options.keep_punctuation) for word in words]
+
+    def flag(name: str) -> tf.Tensor:
+        return tf.gather(tf.constant(np.array([getattr(mark, name) for mark in marks])), tokens_BKT)
+
+    unspaced_BKT, clitic_BKT = flag("unspaced"), flag("clitic")
     left_unspaced_BKT, left_clitic_BKT = _before(unspaced_BKT), _before(clitic_BKT)
     spaced_BKT = tf.where(clitic_BKT, left_clitic_BKT | left_unspaced_BKT, ~(left_unspaced_BKT & unspaced_BKT))
-    spaced_BKT &= tf.range(tf.shape(tokens_BKT)[-1]) > 0
-    shown_BKT = tf.where(spaced_BKT, " ", "") + word_BKT
-    return tf.strings.reduce_join(tf.where(tokens_BKT == PAD, "", shown_BKT), axis=-1)
+    spaced_BKT &= ~(_before(flag("opening")) | flag("closing"))
+    return spaced_BKT & (tf.range(tf.shape(tokens_BKT)[-1]) > 0)
 
 
 def _before(flags_BKT: tf.Tensor) -> tf.Tensor:

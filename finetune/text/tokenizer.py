@@ -1,6 +1,7 @@
-"""The one tokenizer: for building a vocabulary, for training targets, for captions that are shown and for scoring.
+"""What a word is: for vocabularies, for captions that are shown, for checks of data and, plain, for all scoring.
 
-Takes a caption as its author wrote it. Gives words. Next: `finetune.text.vocabulary`, `finetune.metrics.captions`.
+Takes a caption as its author wrote it. Gives words. Next: `finetune.text.tokenizers` (a vocabulary's own way to cut,
+which starts from these words), `finetune.metrics.captions`.
 
 Rule `words@1`, in this order:
 
@@ -14,7 +15,11 @@ Rule `words@1`, in this order:
 5. Everything else separates words and is dropped. So `<`, `>` and `/` are in no word, and no word equals a special
    token such as `<unk>`.
 
-`tokenize(detokenize(words)) == words` for every list of words that `tokenize` gave.
+Two options, for vocabularies that want them: `keep_case` leaves out lower case in step 2; `keep_punctuation` makes a
+word of every visible character that step 5 would drop, emoji too. Even then each such word is one character (with its
+marks), so that none equals a special token.
+
+`tokenize(detokenize(words)) == words` for every list of words that `tokenize` gave, with the same options.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from zoo.errors import InvalidArgument
 from zoo.vocabulary_file import TOKENIZER as TOKENIZER  # a part of the file's format; what it means is here
@@ -45,6 +51,9 @@ _UNSPACED = (
 )
 _APOSTROPHES = "'’‘ʼ＇"
 _HYPHENS = "-‐‑"
+# Punctuation that is kept: what stands without a space before it, and what without one after it.
+_CLOSING = ".,;:!?%…)]}»”、。，．；：！？）」』】〉》｝］"
+_OPENING = "([{«“¿¡（「『【〈《｛［"
 _SPACING_FORMAT = "\u200b\u2060\u2061\u2062\u2063\u2064\ufeff"  # Cf, but they stand between words
 
 
@@ -74,7 +83,8 @@ class _Steering(dict[int, str | None]):
 class _Classes(dict[int, str]):
     """For `str.translate`: one letter a character, so that words are found by a pattern over classes.
 
-    w letter or digit, s the letter s, m mark, c character of an unspaced script, ' and - themselves, space the rest.
+    w letter or digit, s the letter s, m mark, c character of an unspaced script, ' and - themselves, p any other
+    visible character, space the rest.
     """
 
     def __missing__(self, code: int) -> str:
@@ -83,12 +93,14 @@ class _Classes(dict[int, str]):
         result = " "
         if char in "'-":
             result = char
-        elif char == "s":
+        elif char in "sS":
             result = "s"
         elif major == "M":
             result = "m"
         elif major in "LN":
             result = "c" if any(first <= code <= last for first, last in _UNSPACED) else "w"
+        elif major in "PS":
+            result = "p"
         self[code] = result
         return result
 
@@ -98,10 +110,13 @@ _CLASSES = _Classes()
 _JOINERS = str.maketrans(dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys(_HYPHENS, "-"))
 _RUN = r"[ws][wsm]*"
 _CLITIC = r"'s(?![wsm])"  # rule 3's 's
-_WORD = re.compile(rf"{_CLITIC}|cm*|{_RUN}(?:(?!{_CLITIC})['-]{_RUN})*")
+_PLAIN_WORD = rf"{_CLITIC}|cm*|{_RUN}(?:(?!{_CLITIC})['-]{_RUN})*"
+_WORD = re.compile(_PLAIN_WORD)
+_GRAPHEME = re.compile(r"[^m]m*|m+")
+_WORD_OR_PUNCTUATION = re.compile(rf"{_PLAIN_WORD}|pm*|['-]")
 
 
-def tokenize(text: str) -> list[str]:
+def tokenize(text: str, *, keep_case: bool = False, keep_punctuation: bool = False) -> list[str]:
     """The words of a caption, by rule `words@1` of this module; [] when it holds none.
 
     Raises:
@@ -110,19 +125,52 @@ def tokenize(text: str) -> list[str]:
     if not isinstance(text, str):
         raise NotText(f"a caption must be a string, got {type(text).__name__}: {text!r:.80}")
     plain = unicodedata.normalize("NFC", text.translate(_STEERING))
-    plain = unicodedata.normalize("NFC", plain.lower()).translate(_JOINERS)
-    return [plain[match.start() : match.end()] for match in _WORD.finditer(plain.translate(_CLASSES))]
+    plain = unicodedata.normalize("NFC", plain if keep_case else plain.lower()).translate(_JOINERS)
+    found = (_WORD_OR_PUNCTUATION if keep_punctuation else _WORD).finditer(plain.translate(_CLASSES))
+    return [plain[match.start() : match.end()] for match in found]
 
 
-def detokenize(words: Sequence[str]) -> str:
-    """Words as a line to show: joined by spaces, without one between unspaced scripts and before `'s`."""
+def detokenize(words: Sequence[str], *, keep_punctuation: bool = False) -> str:
+    """Words as a line to show: joined by spaces, but none between unspaced scripts and before `'s`; with
+    `keep_punctuation` none about punctuation either, as a reader expects it."""
     check_words(words)
+    marks = [joining(word, keep_punctuation=keep_punctuation) for word in words]
     parts: list[str] = []
     for index, word in enumerate(words):
-        if index and _needs_space(words[index - 1], word):
+        if index and _needs_space(marks[index - 1], marks[index]):
             parts.append(" ")
         parts.append(word)
     return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What decides whether a space stands beside a word."""
+
+    unspaced: bool  # of a script without spaces, or its punctuation
+    clitic: bool  # 's
+    closing: bool  # no space before it
+    opening: bool  # no space after it
+
+
+def joining(word: str, *, keep_punctuation: bool = False) -> Joining:
+    """How a word that `tokenize` gave, or a special token, joins its neighbours."""
+    first = word[:1]
+    kind = first.translate(_CLASSES)
+    if kind == "p" and not keep_punctuation:  # <unk>, or a word of a foreign vocabulary
+        kind = "w"
+    wide = "\u3000" <= first <= "\u303f" or "\uff00" <= first <= "\uffef"
+    return Joining(
+        unspaced=kind == "c" or (kind == "p" and wide),
+        clitic=word in ("'s", "'S"),
+        closing=kind == "p" and first in _CLOSING,
+        opening=kind == "p" and first in _OPENING,
+    )
+
+
+def graphemes(line: str) -> list[str]:
+    """A line of `detokenize` in characters, each with the marks that follow it; spaces are characters too."""
+    return [line[match.start() : match.end()] for match in _GRAPHEME.finditer(line.translate(_CLASSES))]
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -136,7 +184,10 @@ def check_words(words: Sequence[str]) -> None:
             raise NotWords(f"expected a list of words, got {type(word).__name__} in it: {word!r:.80}")
 
 
-def _needs_space(left: str, right: str) -> bool:
-    if right == "'s":
-        return left == "'s" or left[:1].translate(_CLASSES) == "c"
-    return not (left[:1].translate(_CLASSES) == "c" and right[:1].translate(_CLASSES) == "c")
+def _needs_space(left: Joining, right: Joining) -> bool:
+    """The same rule, over tensors, is in `finetune.export.caption_graph`."""
+    if left.opening or right.closing:
+        return False
+    if right.clitic:
+        return left.clitic or left.unspaced
+    return not (left.unspaced and right.unspaced)

@@ -65,3 +65,19 @@ def test_data_that_holds_examples_out_by_itself_says_so_in_the_spec() -> None:
     assert asked.data.split == "hash:0.9,0.1"
     photos = VALUES | head | {"data": {"location": "flickr:photos"}}
     assert resolve(recipe=None, values=photos, settings=[]).data.split == "hash:0.8,0.1,0.1"
+
+
+def test_a_captioner_of_a_language_without_spaces_says_characters_unless_asked_otherwise() -> None:
+    def arguments(*settings: str, **values: object) -> dict[str, object]:
+        head = {"head": {"kind": "captioner"}}
+        return dict(resolve(recipe=None, values=VALUES | head | values, settings=list(settings)).head.arguments)
+
+    japanese = {"data": {"location": "jsonl:x.jsonl", "language": "ja"}}
+    assert arguments(**japanese) == arguments() | {"tokenizer": "characters", "max_words": 60}
+    german = {"data": {"location": "jsonl:x.jsonl", "language": "de"}}
+    assert arguments(**german) == arguments()
+    asked = arguments("head.arguments.tokenizer=words", "head.arguments.max_words=9", **japanese)
+    assert (asked["tokenizer"], asked["max_words"]) == ("words", 9)
+    assert arguments(**japanese, start_from="m@1") == arguments()  # it goes on with that head's vocabulary
+    classifier = resolve(recipe=None, values=VALUES | {"head": {"kind": "classifier"}} | japanese, settings=[])
+    assert classifier.head.arguments == {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
@@ -15,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from finetune.data.source import Example
 from finetune.models.heads.head import Assets, TargetTable
-from finetune.text.tokenizer import TOKENIZER
-from finetune.text.vocabulary import END, PAD, VOCABULARY_FILE, Vocabulary, words_of
-from zoo.errors import InvalidArgument
+from finetune.text.tokenizers import TokenizerKind, WordOptions, kind_and_options, learn_tokenizer
+from finetune.text.vocabulary import END, PAD, Vocabulary, words_of
+from zoo.errors import FailedPrecondition, InvalidArgument
+from zoo.vocabulary_file import TOKENIZER
 
 if TYPE_CHECKING:
     from finetune.models.heads.captioner_layer import CaptionerLayer
@@ -28,6 +30,10 @@ _Share = Annotated[float, Field(ge=0, lt=1)]
 
 class NoCaption(InvalidArgument):
     """An image without a caption where one is needed."""
+
+
+class AnotherVocabulary(FailedPrecondition):
+    """A vocabulary that isn't the one which the head was made for."""
 
 
 class CaptionerArguments(BaseModel):
@@ -47,7 +53,13 @@ class CaptionerArguments(BaseModel):
     # decoder learns to do without the image first: after 800 steps on flickr1k, one caption served eight photos.
     word_bag: Annotated[float, Field(ge=0)] = 0.5
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
-    max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption, in training and when captioning
+    max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption in tokens, in training and when captioning
+    # What a token is (finetune.text.tokenizers). None: words, or what the head to start from has. A recipe chooses
+    # characters for languages without spaces.
+    tokenizer: TokenizerKind | None = None
+    keep_case: bool = False
+    keep_punctuation: bool = False
+    pieces: Annotated[int, Field(ge=8, le=100_000)] = 4000  # of a SentencePiece model, at most
     beam_size: Annotated[int, Field(ge=1, le=64)] = 3
     length_penalty: Annotated[float, Field(ge=0, le=2)] = 0.7  # α: captions are ranked by log_prob / length^α
 
@@ -63,13 +75,18 @@ class CaptionerKind:
 
         Raises EmptyCaption naming the image, NoCaptions when there is nothing to learn.
         """
+        captions = [caption for example in examples for caption in example.captions]
+        tokenizer = learn_tokenizer(
+            arguments.tokenizer or "words",
+            WordOptions(keep_case=arguments.keep_case, keep_punctuation=arguments.keep_punctuation),
+            captions,
+            pieces=arguments.pieces,
+        )
         for example in examples:
             for caption in example.captions:
-                words_of(caption, where=example.id)
-        vocabulary = Vocabulary.learn((c for e in examples for c in e.captions), arguments.min_count)
-        return Assets(
-            files={VOCABULARY_FILE: vocabulary.to_bytes()}, vocabulary_size=len(vocabulary), tokenizer=TOKENIZER
-        )
+                words_of(caption, where=example.id, tokenizer=tokenizer)
+        vocabulary = Vocabulary.learn(captions, arguments.min_count, tokenizer=tokenizer)
+        return Assets(files=vocabulary.to_files(), vocabulary_size=len(vocabulary), tokenizer=vocabulary.tokenizer)
 
     def targets(self, examples: Sequence[Example], arguments: CaptionerArguments, assets: Assets) -> TargetTable:
         """One row a caption: `tokens` int32 [N, max_words + 1] = its words' numbers, END, then PAD.
@@ -79,8 +96,9 @@ class CaptionerKind:
         Raises:
             NoCaption: an image without captions.
             EmptyCaption: a caption without a word.
+            AnotherVocabulary: `arguments` ask for another tokenizer than the vocabulary has.
         """
-        vocabulary = Vocabulary.from_bytes(assets.files[VOCABULARY_FILE])
+        vocabulary = _vocabulary(arguments, assets)
         images: list[int] = []
         rows: list[list[int]] = []
         cut = 0
@@ -88,7 +106,7 @@ class CaptionerKind:
             if not example.captions:
                 raise NoCaption(f"{example.id}: the image has no caption; a captioner needs one of every image")
             for caption in example.captions:
-                numbers = [*vocabulary.encode(words_of(caption, where=example.id)), END]
+                numbers = [*vocabulary.encode(vocabulary.words_of(caption, where=example.id)), END]
                 cut += len(numbers) > arguments.max_words + 1
                 images.append(index)
                 rows.append(numbers[: arguments.max_words] if len(numbers) > arguments.max_words + 1 else numbers)
@@ -105,15 +123,36 @@ class CaptionerKind:
         """A built layer with fresh weights, decided by `seed`, for feature vectors of `feature_dim` values."""
         from finetune.models.heads.captioner_layer import CaptionerLayer
 
-        vocabulary = Vocabulary.from_bytes(assets.files[VOCABULARY_FILE])
+        vocabulary = _vocabulary(arguments, assets)
         layer = CaptionerLayer(arguments=arguments, vocabulary=vocabulary, seed=seed, name="captioner")
         layer.build((None, feature_dim))
         return layer
 
     def resolved(self, arguments: CaptionerArguments, assets: Assets) -> dict[str, Any]:
         """Every argument, defaults included. The vocabulary isn't one: it is an asset of the version."""
-        del assets
-        return arguments.model_dump(mode="json")
+        kind, options = kind_and_options(assets.tokenizer or TOKENIZER)
+        return arguments.model_dump(mode="json") | {"tokenizer": kind} | asdict(options)
+
+
+def _vocabulary(arguments: CaptionerArguments, assets: Assets) -> Vocabulary:
+    """Raises AnotherVocabulary; DamagedVocabulary, OtherTokenizer."""
+    vocabulary = Vocabulary.from_files(assets.files)
+    kind, options = kind_and_options(vocabulary.tokenizer)
+    asked = arguments.model_dump(include={"tokenizer", *asdict(options)}, exclude_defaults=True)
+    has = {"tokenizer": kind, **asdict(options)}
+    other = {name: value for name, value in asked.items() if value != has[name]}
+    if other:
+        raise AnotherVocabulary(
+            f"the vocabulary was learnt with the tokenizer {vocabulary.tokenizer!r}, the head's arguments ask for "
+            + ", ".join(f"{name}={value}" for name, value in other.items()),
+            hint="leave these out to go on with the vocabulary that there is",
+        )
+    if len(vocabulary) != (assets.vocabulary_size or len(vocabulary)):
+        raise AnotherVocabulary(
+            f"the vocabulary has {len(vocabulary)} words, the model was made for {assets.vocabulary_size}: "
+            "it is another model's"
+        )
+    return vocabulary
 
 
 CAPTIONER = CaptionerKind()

@@ -28,8 +28,7 @@ from finetune.models.decoding import BeamSearch, DecodedCaptions
 from finetune.models.heads.captioner import CAPTIONER, CaptionerArguments
 from finetune.models.heads.head import Assets, LossTerms
 from finetune.text.caption import Caption
-from finetune.text.tokenizer import detokenize
-from finetune.text.vocabulary import PAD, START, UNKNOWN, VOCABULARY_FILE, Vocabulary
+from finetune.text.vocabulary import PAD, START, UNKNOWN, Vocabulary
 from zoo.errors import InvalidArgument
 
 # Images are captioned in batches of these sizes, padded: a fixed set of shapes means a fixed set of traces.
@@ -271,7 +270,7 @@ class CaptionerLayer(keras.layers.Layer):
             result.append(
                 [
                     Caption(
-                        text=detokenize(self.vocabulary.decode(tokens_BKT[b, k, : lengths_BK[b, k]].tolist())),
+                        text=self.vocabulary.text(tokens_BKT[b, k, : lengths_BK[b, k]].tolist()),
                         log_prob=float(log_probs_BK[b, k]),
                         finished=bool(finished_BK[b, k]),
                     )
@@ -316,7 +315,7 @@ class CaptionerLayer(keras.layers.Layer):
         return metrics
 
     def _perplexity(self, features: np.ndarray, examples: Sequence[Example]) -> float:
-        assets = Assets(files={VOCABULARY_FILE: self.vocabulary.to_bytes()})
+        assets = Assets(files=self.vocabulary.to_files())
         table = CAPTIONER.targets(examples, self.arguments, assets)
         tokens_NT = table.arrays["tokens"]
         order = np.argsort((tokens_NT != PAD).sum(axis=1), kind="stable")  # like lengths together: less padding

@@ -11,6 +11,7 @@ import tensorflow as tf
 from finetune.export.caption_graph import captions, texts
 from finetune.export.source import ExportSource
 from finetune.text.tokenizer import detokenize
+from finetune.text.tokenizers import TokenizerKind, WordOptions, learn_tokenizer
 from finetune.text.vocabulary import PAD, SPECIALS, Vocabulary
 from zoo.catalog import Catalog
 
@@ -30,6 +31,23 @@ def test_words_are_joined_as_detokenize_joins_them() -> None:
     np.testing.assert_array_equal(found, expected)
     assert any("犬が" in text for text in found.ravel())
     assert any("dog's" in text for text in found.ravel())
+
+
+@pytest.mark.parametrize("kind", ["words", "characters", "sentencepiece"])
+def test_every_tokenizers_words_are_joined_as_in_python(kind: TokenizerKind) -> None:
+    if kind == "sentencepiece":
+        pytest.importorskip("sentencepiece")
+    said = ["A man's dog (wet), 青蛙。白（雌）!", "「カエル」 jumps: 'no' – it's 3.5 «Oui»"]
+    kept = WordOptions(keep_case=True, keep_punctuation=True)
+    vocabulary = Vocabulary.learn(said, 1, tokenizer=learn_tokenizer(kind, kept, said, pieces=60))
+    chance = random.Random(5)
+    numbers = np.full((60, 2, 9), PAD, np.int32)
+    for place in np.ndindex(60, 2):
+        length = chance.randint(0, 9)
+        numbers[place][:length] = chance.choices(range(3, len(vocabulary)), k=length)  # <unk> is among them
+    found = np.vectorize(bytes.decode)(texts(vocabulary, tf.constant(numbers)).numpy())
+    for place in np.ndindex(60, 2):
+        assert found[place] == vocabulary.text(numbers[place].tolist())
 
 
 @pytest.mark.parametrize("batch", [1, 5])
