@@ -26,7 +26,7 @@ class ServerConfig(BaseModel):
 
     # name → folder, or s3://BUCKET/PREFIX; requests name data below them, and nothing else on the disk or in buckets
     data_roots: dict[str, str] = {}
-    queue: str | None = None  # database URL of the jobs; None: finetune.jobs.tables.default_queue_url
+    queue: str | None = None  # database URL of the jobs; None: MODELZOO_QUEUE, else the store's own
     token_file: Path | None = None  # None: in the data home, by port
     max_running_jobs: Annotated[int, Field(ge=0, le=64)] = 1  # 0: this server takes jobs and runs none
     max_loaded_models: Annotated[int, Field(ge=1, le=64)] = 4

@@ -21,6 +21,7 @@ from finetune.jobs.launcher import exec_module
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervise import EXIT_NOT_MINE
 from finetune.jobs.supervisor import EXIT_INTERRUPTED, job_folder_path
+from finetune.jobs.tables import QUEUE_VARIABLE
 from finetune.spec import JobSpec
 from server.data_roots import Roots, known_location, known_split
 from server.threads import in_thread
@@ -103,7 +104,9 @@ class Scheduler:
             and job.state is not JobState.CANCELLING
             and (job.not_before is None or job.not_before <= now)
         ]
-        return due[: max(0, self._at_most - len(alive))]
+        # What other machines run of a shared queue takes no room here; what an earlier server left running does.
+        here = [job for job in jobs if job.id in alive and (job.owner is None or job.owner.is_here)]
+        return due[: max(0, self._at_most - len(here))]
 
     def _end_cancelled(self, job: Job) -> None:
         """Its supervisor died before it could say so itself."""
@@ -128,7 +131,8 @@ class Scheduler:
         with Path(log).open("ab") as file:
             self._started[job.id] = exec_module(
                 "finetune.jobs.supervise",
-                ["--queue", self._queue.url, "--store", self._store_url, "--job", job.id],
+                ["--store", self._store_url, "--job", job.id],
                 stdout=file,
                 stderr=file,
+                more={QUEUE_VARIABLE: self._queue.url},  # anybody could read a password in its arguments
             )

@@ -20,7 +20,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from finetune.jobs.queue import JobQueue
-from finetune.jobs.tables import default_queue_url
 from finetune.token_file import ensure_token, token_path
 from finetune.wire import SERVER_OPTIONS, message_limits
 from protos.modelzoo.v1 import (
@@ -95,7 +94,7 @@ async def _running(host: str, port: int, store_url: str, config: ServerConfig) -
     catalog = open_catalog(store_url)
     index = CatalogIndex.open(catalog)
     index.keep_listing()
-    queue = JobQueue(config.queue or default_queue_url(store_url))
+    queue = JobQueue.of_store(store_url, url=config.queue)
     threads = ThreadPoolExecutor(max_workers=_THREADS, thread_name_prefix="blocking")
     pool = ModelPool(store_url, config)
     # The token is known only with the port, and no call can come before `start`.

@@ -14,6 +14,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import pytest
 
+from tests.postgres import Postgres, PostgresMissing, running_postgres
 from tests.seaweed import BUCKET, Seaweed, SeaweedMissing, running_seaweed
 
 # A shell that starts us in the background lets SIGINT be ignored, here and in every child; the tests send Ctrl-C.
@@ -58,3 +59,13 @@ def s3_url(seaweed: Seaweed, monkeypatch: pytest.MonkeyPatch) -> str:
     for name, value in seaweed.environment().items():
         monkeypatch.setenv(name, value)
     return f"s3://{BUCKET}/{secrets.token_hex(6)}"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL. A test that kills it starts its own."""
+    try:
+        with running_postgres() as server:
+            yield server
+    except PostgresMissing as error:
+        pytest.skip(str(error))

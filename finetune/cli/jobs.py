@@ -138,11 +138,10 @@ def opened(store: str | None, server: str | None, token: str | None) -> Iterator
             yield client
         return
     from finetune.jobs.queue import JobQueue
-    from finetune.jobs.tables import default_queue_url
     from zoo.store import default_store_url, open_store
 
     url = store or default_store_url()
-    queue = JobQueue(default_queue_url(url))
+    queue = JobQueue.of_store(url)
     try:
         yield LocalJobs(queue, open_store(url))
     finally:

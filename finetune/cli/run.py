@@ -139,7 +139,6 @@ def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any
     from finetune.jobs.queue import JobQueue
     from finetune.jobs.submit import submit_or_resume
     from finetune.jobs.supervisor import run_job
-    from finetune.jobs.tables import default_queue_url
     from zoo.catalog import open_catalog
     from zoo.errors import Cancelled, from_dict
     from zoo.store import default_store_url
@@ -149,7 +148,7 @@ def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any
     catalog = open_catalog(store_url)
     for reference in filter(None, (spec.backbone, spec.start_from)):
         catalog.get(reference)  # an unknown one is said before anything is written
-    queue = JobQueue(default_queue_url(store_url))
+    queue = JobQueue.of_store(store_url)
     try:
         job = submit_or_resume(queue, spec, again=again, store=catalog.store)
         say(f"job {job.id}")

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -77,15 +77,23 @@ def source_environment() -> dict[str, str]:
 
 
 def exec_module(
-    module: str, arguments: Sequence[str], *, stdout: IO[bytes] | int, stderr: IO[bytes] | int | None
+    module: str,
+    arguments: Sequence[str],
+    *,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int | None,
+    more: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """`python -m module …` with this interpreter, in a new session, and this same source tree whatever the folder."""
+    """`python -m module …` with this interpreter, in a new session, and this same source tree whatever the folder.
+
+    `more`: of its environment, over ours.
+    """
     return subprocess.Popen(
         [sys.executable, "-m", module, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=stdout,
         stderr=stderr,
-        env=source_environment(),
+        env=source_environment() | dict(more or {}),
         start_new_session=True,
     )
 

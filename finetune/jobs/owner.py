@@ -45,9 +45,14 @@ class Owner:
     def __str__(self) -> str:
         return f"{self.user}@{self.host}:{self.pid}"
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine."""
+        return self.place == _place()
+
     def is_dead(self) -> bool:
         """True only when the process is known to be gone; of other machines nothing is known."""
-        return self.place == _place() and start_ticks(self.pid) != self.started
+        return self.is_here and start_ticks(self.pid) != self.started
 
 
 def start_ticks(pid: int) -> int:

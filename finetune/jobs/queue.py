@@ -12,7 +12,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -33,9 +33,20 @@ from finetune.jobs.job import (
     check_transition,
 )
 from finetune.jobs.owner import Owner
-from finetune.jobs.tables import EVENTS, JOBS, QueueUnavailable, open_engine
+from finetune.jobs.rows import event_of, job_of, moment, new_row
+from finetune.jobs.tables import (
+    EVENTS,
+    JOBS,
+    STORE,
+    QueueUnavailable,
+    chosen_queue_url,
+    default_queue_url,
+    open_engine,
+    shown_url,
+)
 from finetune.spec import JobSpec
-from zoo.errors import AlreadyExists
+from zoo.errors import AlreadyExists, FailedPrecondition
+from zoo.store import open_store
 
 LEASE_SECONDS = 30.0
 HEARTBEAT_SECONDS = 10.0
@@ -43,6 +54,10 @@ HEARTBEAT_SECONDS = 10.0
 
 class NameBusy(AlreadyExists):
     """Another unfinished job publishes to the same model."""
+
+
+class QueueOfAnotherStore(FailedPrecondition):
+    """The database has the jobs of another store, which would be run in this one."""
 
 
 class JobQueue:
@@ -59,11 +74,45 @@ class JobQueue:
         self._writes = self._engine.execution_options(writes=True)
         self._now = now
 
+    @classmethod
+    def of_store(cls, store_url: str, *, url: str | None = None) -> JobQueue:
+        """The queue of a store: `url`, else `MODELZOO_QUEUE`, else the store's own file.
+
+        Raises QueueOfAnotherStore for one that another store's jobs are in, and what `open_engine` raises.
+        """
+        url = url or chosen_queue_url(store_url)
+        queue = cls(url)
+        if url != default_queue_url(store_url):
+            try:
+                queue._belong_to(open_store(store_url).url)
+            except BaseException:
+                queue.close()
+                raise
+        return queue
+
+    def _belong_to(self, store: str) -> None:
+        with self._write() as connection:
+            kept = connection.execute(sa.select(STORE.c.url)).scalar()
+            if kept is None:
+                try:
+                    connection.execute(sa.insert(STORE).values(id=1, url=store))
+                    return
+                except IntegrityError:  # another process was faster; what it wrote is seen from outside
+                    pass
+        if kept is None:
+            with self._read() as connection:
+                kept = connection.execute(sa.select(STORE.c.url)).scalar()
+        if kept != store:
+            raise QueueOfAnotherStore(
+                f"the job queue {shown_url(self.url)} holds the jobs of {kept}, not of {store}",
+                hint="give each store a database of its own",
+            )
+
     def close(self) -> None:
         self._engine.dispose()
 
     def now(self) -> datetime:
-        return _moment(self._now())
+        return moment(self._now())
 
     # -- reading
 
@@ -82,7 +131,7 @@ class JobQueue:
         if before is not None:
             query = query.where(sa.tuple_(JOBS.c.created, JOBS.c.id) < sa.tuple_(before[0].timestamp(), before[1]))
         with self._read() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def latest(self, name: str) -> Job | None:
         """The newest job that publishes to the model `name`."""
@@ -92,13 +141,13 @@ class JobQueue:
         """Oldest first."""
         query = sa.select(JOBS).where(JOBS.c.state.in_([str(state) for state in states])).order_by(JOBS.c.created)
         with self._read() as connection:
-            return [_job(row) for row in connection.execute(query)]
+            return [job_of(row) for row in connection.execute(query)]
 
     def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> Sequence[JobEvent]:
         """What happened after the cursor, in order. Raises UnknownJob."""
         query = sa.select(EVENTS).where(EVENTS.c.job == job_id, EVENTS.c.id > after).order_by(EVENTS.c.id).limit(limit)
         with self._read() as connection:
-            found = [_event(row) for row in connection.execute(query)]
+            found = [event_of(row) for row in connection.execute(query)]
             if not found:
                 self._get(connection, job_id)
             return found
@@ -108,9 +157,9 @@ class JobQueue:
     def create(self, spec: JobSpec, *, again: bool = False, scheduled: bool = False) -> Job:
         """A new job in QUEUED. Raises NameBusy while the model has an unfinished one."""
         # Whole microseconds, which a Job's `created` keeps: paging compares it with the stored number.
-        now = _moment(self._now()).timestamp()
-        job_id = f"{_moment(now):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
-        row = _new_row(job_id, spec, created=now, again=again, scheduled=scheduled)
+        now = moment(self._now()).timestamp()
+        job_id = f"{moment(now):%Y%m%d-%H%M%S}-{secrets.token_hex(4)}"
+        row = new_row(job_id, spec, created=now, again=again, scheduled=scheduled)
         with self._write() as connection:
             try:
                 connection.execute(sa.insert(JOBS).values(**row, state=str(JobState.QUEUED), updated=now))
@@ -125,7 +174,7 @@ class JobQueue:
     ) -> Job:  # fmt: skip
         """A job that another queue began, as QUEUED or as it ended. Raises NameBusy as `create`."""
         now = self._now()
-        row = _new_row(job_id, spec, created=_moment(created).timestamp(), again=again, scheduled=scheduled)
+        row = new_row(job_id, spec, created=moment(created).timestamp(), again=again, scheduled=scheduled)
         ends = {"error": error and json.dumps(dict(error)), "result": result and json.dumps(dict(result))}
         with self._write() as connection:
             try:
@@ -300,23 +349,24 @@ class JobQueue:
         row = connection.execute(sa.select(JOBS).where(JOBS.c.id == job_id)).one_or_none()
         if row is None:
             raise UnknownJob(f"there is no job {job_id!r}", hint="finetune list", job=job_id[:100])
-        return _job(row)
+        return job_of(row)
 
     def _read(self) -> _Answering:
-        return _Answering(self._engine.connect())
+        return _Answering(self._engine.connect)
 
     def _write(self) -> _Answering:
-        return _Answering(self._writes.begin())
+        return _Answering(self._writes.begin)
 
 
 class _Answering:
     """A connection or transaction whose database errors come out as QueueUnavailable."""
 
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
+    def __init__(self, opened: Callable[[], Any]) -> None:
+        self._opened = opened
 
     def __enter__(self) -> Connection:
         try:
+            self._inner = self._opened()  # which connects, where the pool has no connection left
             return self._inner.__enter__()
         except DBAPIError as error:
             raise QueueUnavailable(f"the job queue does not answer: {error.orig}") from error
@@ -328,12 +378,6 @@ class _Answering:
             raise QueueUnavailable(f"the job queue does not answer: {late.orig}") from late
         if isinstance(error, DBAPIError):
             raise QueueUnavailable(f"the job queue does not answer: {error.orig}") from error
-
-
-def _new_row(job_id: str, spec: JobSpec, *, created: float, again: bool, scheduled: bool) -> dict[str, Any]:
-    text = json.dumps(spec.to_json(), ensure_ascii=False)
-    row = {"id": job_id, "name": spec.name, "spec": text, "created": created, "again": again, "scheduled": scheduled}
-    return row | {"fence": 0, "attempts": 0, "failures": 0}
 
 
 def _refusal(meant: Job, current: Job) -> StaleFence | StateChanged:
@@ -353,47 +397,3 @@ def _abandoned(job: Job, now: float) -> sa.ColumnElement[bool]:
     if job.owner is not None and job.owner.is_dead():
         return JOBS.c.owner == job.owner.encode()
     return sa.or_(JOBS.c.lease_until.is_(None), JOBS.c.lease_until <= now)
-
-
-def _moment(seconds: float) -> datetime:
-    return datetime.fromtimestamp(seconds, tz=UTC)
-
-
-def _maybe_moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else _moment(seconds)
-
-
-def _maybe_json(text: str | None) -> Any:
-    return None if text is None else json.loads(text)
-
-
-def _job(row: Any) -> Job:
-    return Job(
-        id=row.id,
-        spec=JobSpec.model_validate(json.loads(row.spec)),
-        state=JobState(row.state),
-        fence=row.fence,
-        owner=None if row.owner is None else Owner.decode(row.owner),
-        lease_until=_maybe_moment(row.lease_until),
-        attempts=row.attempts,
-        failures=row.failures,
-        created=_moment(row.created),
-        updated=_moment(row.updated),
-        not_before=_maybe_moment(row.not_before),
-        again=row.again,
-        scheduled=row.scheduled,
-        error=_maybe_json(row.error),
-        result=_maybe_json(row.result),
-        progress=_maybe_json(row.progress),
-    )
-
-
-def _event(row: Any) -> JobEvent:
-    return JobEvent(
-        cursor=row.id,
-        job=row.job,
-        time=_moment(row.time),
-        kind=row.kind,
-        state=JobState(row.state),
-        body=json.loads(row.body),
-    )

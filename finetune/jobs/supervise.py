@@ -1,7 +1,8 @@
-"""The supervisor in a process of its own: `python -m finetune.jobs.supervise --queue URL --store URL --job ID`.
+"""The supervisor in a process of its own: `python -m finetune.jobs.supervise --store URL --job ID`.
 
 Takes a job's id. Gives an exit code: 0 the job has ended (whichever way), 75 it is queued again, 3 somebody else runs
-it. Next: `finetune.jobs.supervisor`. Servers start it detached, so that a job outlives the server that started it.
+it. `MODELZOO_QUEUE` says which queue. Next: `finetune.jobs.supervisor`. Servers start it detached, so that a job
+outlives the server that started it.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ EXIT_NOT_MINE = 3
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune.jobs.supervise")
-    parser.add_argument("--queue", required=True)
     parser.add_argument("--store", required=True)
     parser.add_argument("--job", required=True)
     options = parser.parse_args(arguments)
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     try:
-        job = run_job(JobQueue(options.queue), options.job, store_url=options.store, on_event=_log, stop=stop)
+        job = run_job(JobQueue.of_store(options.store), options.job, store_url=options.store, on_event=_log, stop=stop)
     except (JobHeld, JobEnded, StaleFence, StateChanged) as error:
         print(error.message, file=sys.stderr)
         return EXIT_NOT_MINE

@@ -15,15 +15,19 @@ from typing import Any
 
 import platformdirs
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine, make_url
+from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
 
 from zoo.errors import FailedPrecondition, InvalidArgument, Unavailable
 from zoo.store import open_store
 
-HEAD_REVISION = "0001"  # the newest file in migrations/versions; a test holds them together
+HEAD_REVISION = "0002"  # the newest file in migrations/versions; a test holds them together
+QUEUE_VARIABLE = "MODELZOO_QUEUE"  # a database URL; in the environment, since it may hold a password
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _BUSY_SECONDS = 30
+_DRIVERS = ("sqlite", "postgresql", "postgresql+psycopg")
+_MIGRATION_LOCK = 0x6D6F64656C7A6F6F  # any number that is ours alone in the database
+_KEEPALIVE = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
 
 metadata = sa.MetaData()
 
@@ -69,6 +73,14 @@ EVENTS = sa.Table(
     sqlite_autoincrement=True,  # never gives a deleted row's id again, so a cursor stays right
 )
 
+# One row: the store whose jobs these are. Empty for a queue that lies in its store, which may be moved with it.
+STORE = sa.Table(
+    "store",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+)
+
 
 class InvalidQueueUrl(InvalidArgument):
     """Not the address of a database that the queue can use."""
@@ -82,8 +94,13 @@ class UnknownSchema(FailedPrecondition):
     """The database was written by a newer version of this program."""
 
 
+def chosen_queue_url(store_url: str) -> str:
+    """`MODELZOO_QUEUE`, else the store's default."""
+    return os.environ.get(QUEUE_VARIABLE) or default_queue_url(store_url)
+
+
 def default_queue_url(store_url: str) -> str:
-    """Where the jobs of a store are kept unless the configuration says otherwise.
+    """Where the jobs of a store are kept unless somebody says otherwise.
 
     For a `file://` store `jobs/jobs.sqlite` inside it; for others, which SQLite can't lie in, a file in the data home
     (`MODELZOO_HOME`): each machine has its own, and learns of other machines' jobs from the store, see
@@ -97,6 +114,11 @@ def default_queue_url(store_url: str) -> str:
     return f"sqlite:///{data_home() / 'jobs' / (name + '.sqlite')}"
 
 
+def shown_url(url: str) -> str:
+    """Without the password."""
+    return make_url(url).render_as_string()
+
+
 def data_home() -> Path:
     """`MODELZOO_HOME`, else the user's data directory of this program."""
     return Path(os.environ.get("MODELZOO_HOME") or platformdirs.user_data_path("modelzoo"))
@@ -108,25 +130,37 @@ def open_engine(url: str) -> Engine:
         parsed = make_url(url)
     except ArgumentError:
         raise InvalidQueueUrl(
-            f"queue URL {url!r} cannot be read; expected e.g. sqlite:////var/lib/zoo/jobs.sqlite"
+            "the queue's URL cannot be read; expected e.g. sqlite:////var/lib/zoo/jobs.sqlite or "
+            "postgresql://user@host/database"
         ) from None
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise InvalidQueueUrl(f"queue URL {url!r}: {parsed.get_backend_name()!r} is neither sqlite nor postgresql")
-    try:
-        engine = (
-            _sqlite_engine(url, parsed.database) if parsed.get_backend_name() == "sqlite" else sa.create_engine(url)
+    if parsed.drivername not in _DRIVERS:
+        raise InvalidQueueUrl(
+            f"queue URL {parsed.render_as_string()!r} begins with {parsed.drivername!r}; "
+            f"expected one of {', '.join(_DRIVERS)}"
         )
+    engine = _sqlite_engine(url, parsed.database) if _is_sqlite(parsed) else _postgresql_engine(parsed)
+    try:
         _upgrade(engine)
-    except (OSError, DBAPIError) as error:
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        raise QueueUnavailable(f"the job queue {parsed.render_as_string()} cannot be opened: {cause}") from error
+    except BaseException as error:
+        engine.dispose()
+        if isinstance(error, OSError | DBAPIError):
+            raise _unopened(parsed, error) from error
+        raise
     return engine
+
+
+def _unopened(url: URL, error: OSError | DBAPIError) -> QueueUnavailable:
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return QueueUnavailable(f"the job queue {url.render_as_string()} cannot be opened: {cause}")
 
 
 def _sqlite_engine(url: str, database: str | None) -> Engine:
     if not database or database == ":memory:":
         raise InvalidQueueUrl("the job queue needs a file: several processes share it")
-    Path(database).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unopened(make_url(url), error) from error
     engine = sa.create_engine(url, connect_args={"timeout": _BUSY_SECONDS}, pool_size=5, max_overflow=10)
     sa.event.listen(engine, "connect", _prepare_sqlite)
     sa.event.listen(engine, "begin", _begin_sqlite)
@@ -156,10 +190,36 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get("writes") else "BEGIN")
 
 
+def _is_sqlite(url: URL) -> bool:
+    return url.get_backend_name() == "sqlite"
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    """One that gives up on a server which is silent, and that a server gives up on: a process that was stopped in the
+    middle of a transaction must not hold its rows for ever."""
+    waits = f"-c lock_timeout={_BUSY_SECONDS}s -c idle_in_transaction_session_timeout={_BUSY_SECONDS}s"
+    arguments = {"connect_timeout": 10, "application_name": "modelzoo", "options": waits, **_KEEPALIVE}
+    try:
+        return sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            connect_args=arguments,
+            pool_pre_ping=True,  # a server that was restarted in between costs nobody an error
+            pool_size=5,
+            max_overflow=10,
+        )
+    except ModuleNotFoundError:
+        raise InvalidQueueUrl(
+            "a PostgreSQL queue needs the driver psycopg, which is not installed",
+            hint="pip install 'modelzoo[postgresql]'",
+        ) from None
+
+
 def _upgrade(engine: Engine) -> None:
     if _revision(engine) == HEAD_REVISION:
         return
     with engine.execution_options(writes=True).begin() as connection:  # racing openers wait here, then find it done
+        if not _is_sqlite(engine.url):
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
         run_migrations(connection, "upgrade", "head")
 
 

@@ -17,6 +17,7 @@ import yaml
 from PIL import Image
 
 from finetune.client import ZooClient
+from finetune.jobs.tables import default_queue_url
 from tests.tiny import tiny_backbone_version
 from zoo.cache import BlobCache
 from zoo.catalog import Catalog
@@ -33,18 +34,22 @@ print(json.dumps(sorted(imported & {"tensorflow", "keras", "torch"})), flush=Tru
 
 
 class RunningServer:
-    """`start`, `kill` and start again: the store, the queue and the port stay."""
+    """`start`, `kill` and start again: the store, the queue and the port stay. `queue`: None for the store's own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, *, queue: str | None = None, store_url: str | None = None, max_running_jobs: int = 1
+    ) -> None:
         self.root = root
-        self.store_url = f"file://{root}/store"
+        self.store_url = store_url or f"file://{root}/store"
+        self.queue_url = queue or default_queue_url(self.store_url)
         self.home = root / "home"
         self.address = "127.0.0.1:0"
         self.ready: dict[str, str] = {}
         self.process: subprocess.Popen[str] | None = None
         self.catalog = Catalog(open_store(self.store_url), BlobCache(root / "cache"))
         (root / "data" / "flickr").mkdir(parents=True)
-        (root / "config.yaml").write_text(yaml.safe_dump({"data_roots": {"photos": str(root / "data")}}))
+        config = {"data_roots": {"photos": str(root / "data")}, "queue": queue, "max_running_jobs": max_running_jobs}
+        (root / "config.yaml").write_text(yaml.safe_dump(config))
 
     def start(self) -> None:
         env = os.environ | {"MODELZOO_HOME": str(self.home), "MODELZOO_CACHE": str(self.root / "cache")}

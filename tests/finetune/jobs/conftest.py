@@ -36,8 +36,16 @@ def clock() -> Clock:
     return Clock()
 
 
+@pytest.fixture(params=["sqlite", "postgresql"])
+def queue_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/jobs.sqlite"
+    return request.getfixturevalue("postgres").new_database()
+
+
 @pytest.fixture
-def queue(tmp_path: Path, clock: Clock) -> Iterator[JobQueue]:
-    queue = JobQueue(f"sqlite:///{tmp_path}/jobs.sqlite", now=clock)
+def queue(queue_url: str, clock: Clock) -> Iterator[JobQueue]:
+    queue = JobQueue(queue_url, now=clock)
     yield queue
     queue.close()

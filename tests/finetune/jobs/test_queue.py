@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -128,9 +129,10 @@ def test_a_heartbeat_between_reading_and_claiming_saves_the_lease(queue: JobQueu
     assert read(job.id).fence == 1
 
 
-def test_of_many_claims_at_once_one_wins(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
-    job = JobQueue(url).create(make_spec())
+def test_of_many_claims_at_once_one_wins(queue_url: str) -> None:
+    url = queue_url
+    with closing(JobQueue(url)) as first:
+        job = first.create(make_spec())
     won: list[int] = []
     lost: list[type[Exception]] = []
     gate = threading.Barrier(8)
@@ -151,14 +153,15 @@ def test_of_many_claims_at_once_one_wins(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert (len(won), len(lost)) == (1, 7)
-    owner = JobQueue(url).get(job.id).owner
+    with closing(JobQueue(url)) as last:
+        owner = last.get(job.id).owner
     assert owner is not None
     assert owner.pid == won[0]
 
 
-def test_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
+def test_writers_of_one_database_wait_for_each_other(queue_url: str) -> None:
     """ "database is locked" is what SQLite says where a transaction reads first and wants to write then."""
-    url = f"sqlite:///{tmp_path}/jobs.sqlite"
+    url = queue_url
     faults: list[Exception] = []
 
     def work(number: int) -> None:
@@ -178,8 +181,8 @@ def test_writers_of_one_file_wait_for_each_other(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert faults == []
-    queue = JobQueue(url)
-    assert sorted(len(queue.events(job.id)) for job in queue.list()) == [23] * 6
+    with closing(JobQueue(url)) as queue:
+        assert sorted(len(queue.events(job.id)) for job in queue.list()) == [23] * 6
 
 
 def test_a_cursor_shows_each_event_once_and_in_order(queue: JobQueue) -> None:
@@ -247,7 +250,7 @@ def test_listing_in_pages(queue: JobQueue, clock: Clock) -> None:
 
 
 def test_what_is_no_queue_is_named(tmp_path: Path) -> None:
-    for url in ("nonsense", "mysql://x/y", "sqlite://"):
+    for url in ("nonsense", "mysql://x/y", "sqlite://", "postgresql+pg8000://x/y"):
         with pytest.raises(InvalidQueueUrl):
             JobQueue(url)
     (tmp_path / "file").write_text("no folder")
