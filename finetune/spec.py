@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from finetune.data.augmentation import Augmentation
+from finetune.data.order_choice import OrderName
 from zoo.errors import InvalidArgument
 from zoo.names import Reference, check_model_name
 
@@ -44,6 +45,8 @@ class DataConfig(_Part):
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01  # above it the job fails
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # larger images are bad records
     views: Annotated[int, Field(ge=1, le=10)] = 1  # feature vectors an image: the image itself, then augmented views
+    order: OrderName = "shuffled"  # of training rows, see finetune.data.order_choice and docs/data.md
+    order_power: Annotated[float, Field(ge=0, le=1)] | None = None  # weighted: 0 is shuffled, 1 balanced; None: 0.5
     augment: Augmentation = Augmentation()  # of images, so where the backbone is trained too (model.train_from)
 
 
@@ -172,6 +175,7 @@ class JobSpec(_Part):
         """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
         spec = checked(cls, value)
         _check_augmentation(spec)
+        _check_order(spec)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:
@@ -201,6 +205,22 @@ def _check_augmentation(spec: JobSpec) -> None:
         raise InvalidSpec(f"data.views is {spec.data.views}: with data.augment it must be 1, every epoch being a view")
     if (augment.mixup or augment.cutmix) and spec.head.kind == "captioner":
         raise InvalidSpec("data.augment: mixup and cutmix mix two pictures, which no caption describes; set both to 0")
+
+
+def _check_order(spec: JobSpec) -> None:
+    """Raises InvalidSpec where data.order can't do what it says."""
+    data = spec.data
+    if data.order != "shuffled" and spec.head.kind == "captioner":
+        raise InvalidSpec(
+            f"data.order: {data.order} goes by the classes of the examples, and a captioner learns from captions, which "
+            "are in no class",
+            hint="--set data.order=shuffled",
+        )
+    if data.order_power is not None and data.order != "weighted":
+        raise InvalidSpec(
+            f"data.order_power is for data.order=weighted; data.order is {data.order}",
+            hint="--set data.order=weighted",
+        )
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

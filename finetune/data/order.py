@@ -18,12 +18,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from finetune.data.order_small import SMALL, small_permutations, walked
 from zoo.errors import InvalidArgument, OutOfRange
 
 ROUNDS = 8  # even, so that the halves are back in their places
 _MIN_BITS = 6  # below that the network has too few permutations to be fair to sets of two or three
-_BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
-_MANY_EPOCHS = 4  # from so many on a range is computed position by position
+BLOCK = 1 << 14  # indices at once: the vectors stay in the cores' caches
+_MANY_EPOCHS = 4  # from so many on they are computed at once
 _WHOLE_EPOCH = 1 << 16  # sets up to this size are permuted an epoch at a time, and remembered
 GOLDEN, M1, M2 = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB  # splitmix64's constants
 
@@ -66,17 +67,19 @@ class EpochOrder:
         if self.num_examples <= _WHOLE_EPOCH:
             return _whole_epoch(self.num_examples, self.seed, epoch)[start : start + count].copy()
         result = np.empty(count, np.int64)
-        for block in range(0, count, _BLOCK):
-            end = min(block + _BLOCK, count)
+        for block in range(0, count, BLOCK):
+            end = min(block + BLOCK, count)
             positions = np.arange(start + block, start + end, dtype=np.uint64)
             result[block:end] = _permuted(positions, self.num_examples, _keys(self.seed, epoch))
         return result
 
     def at(self, first_position: int, count: int) -> np.ndarray:
         """int64 [count]: the examples at `first_position`, … of the endless sequence of epochs."""
-        if count > _MANY_EPOCHS * self.num_examples:
-            return self._at_each(np.arange(first_position, first_position + count))
         parts = []
+        if count > _MANY_EPOCHS * self.num_examples:
+            for block in range(0, count, BLOCK):
+                parts.append(self._at_many(first_position + block, min(BLOCK, count - block)))
+            return np.concatenate(parts)
         while count > 0:
             epoch, start = divmod(first_position, self.num_examples)
             taken = min(count, self.num_examples - start)
@@ -84,14 +87,19 @@ class EpochOrder:
             first_position, count = first_position + taken, count - taken
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    def _at_each(self, position_R: np.ndarray) -> np.ndarray:
-        """As `at`, with a key of its own for each position: quicker where epochs are short."""
-        epoch_R, start_R = np.divmod(position_R, self.num_examples)
-        at_R = epoch_R.astype(np.uint64) * np.uint64(GOLDEN)
-        keys = tuple(mixed_array(np.uint64(key) ^ at_R) for key in seed_keys(self.seed))
-        size_R = np.full(len(position_R), self.num_examples, np.uint64)
-        bits_R = np.full(len(position_R), domain_bits(self.num_examples), np.uint64)
-        return permuted_each(start_R.astype(np.uint64), size_R, bits_R, keys).astype(np.int64)
+    def _at_many(self, first_position: int, count: int) -> np.ndarray:
+        """As `at`, many short epochs at once."""
+        first_epoch, start = divmod(first_position, self.num_examples)
+        epochs = -(-(start + count) // self.num_examples)
+        epoch_E = np.arange(first_epoch, first_epoch + epochs, dtype=np.uint64) * np.uint64(GOLDEN)
+        keys = tuple(mixed_array(np.uint64(key) ^ epoch_E) for key in seed_keys(self.seed))
+        which_R, start_R = np.divmod(np.arange(start, start + count), self.num_examples)
+        if self.num_examples <= SMALL:
+            return walked(small_permutations(keys, (M1, M2)), which_R, start_R, self.num_examples)
+        size_R = np.full(count, self.num_examples, np.uint64)
+        bits_R = np.full(count, domain_bits(self.num_examples), np.uint64)
+        keys_R = tuple(key_E[which_R] for key_E in keys)
+        return permuted_each(start_R.astype(np.uint64), size_R, bits_R, keys_R).astype(np.int64)
 
     def drawn(self, first_position: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """The turn of a row is its epoch."""

@@ -50,17 +50,16 @@ class Share:
         """float32 [rows]: 0 for rows that only fill the shape."""
         return (self.first + np.arange(self.rows) < self.batch_size).astype(np.float32)
 
-    def position(self, own: int) -> int:
-        """Where the worker's own `own`-th row lies in the order of all; rows of weight 0 are copies of the batch's last
-        one."""
-        step, row = divmod(own, self.rows)
-        return step * self.batch_size + min(self.first + row, self.batch_size - 1)
+    @property
+    def own_R(self) -> np.ndarray:
+        """int64 [rows]: the rows' places in the batch of all; those of weight 0 are copies of the last one."""
+        return np.minimum(self.first + np.arange(self.rows), self.batch_size - 1)
 
     def of_batches(self, batches: tf.data.Dataset) -> tf.data.Dataset:
         """The worker's pieces of ({…: [B, …]}, {…: [B, …], "weight": [B]})."""
         if self.num_workers == 1:
             return batches
-        row_R = np.minimum(self.first + np.arange(self.rows), self.batch_size - 1)
+        row_R = self.own_R
         weight_R = self.weight_R
 
         def piece(features: Any, targets: Any) -> Any:

@@ -2,14 +2,16 @@
 
 Takes SplitData and the source of its images. Gives batches for `Trainer.run`. Next: `finetune.training.trainer`.
 
-The order is that of training on features (`finetune.data.queue`): batch b is rows `EpochOrder.at(b × batch_size, …)`.
-Which view of an image a row shows is decided by (seed, epoch, row), so that a resumed run sees the same pixels.
+The order is that of training on features (`finetune.data.queue`): batch b is rows `order.at(b × batch_size, …)`.
+Which view of an image a row shows is decided by (seed, turn, row), so that a resumed run sees the same pixels. A row's
+turn is its epoch, where every row comes once an epoch; see `finetune.data.order.RowOrder`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,7 +21,7 @@ from finetune.data.augment_mirror import may_mirror
 from finetune.data.augment_mix import mix_batch
 from finetune.data.augmentation import Augmentation
 from finetune.data.image_queue import ImageQueue, Place, QueueSizes
-from finetune.data.order import GOLDEN, M1, EpochOrder, mixed, seed_keys
+from finetune.data.order import GOLDEN, M1, EpochOrder, RowOrder, mixed, seed_keys
 from finetune.data.preprocess import load_views, normalise
 from finetune.data.share import Share
 from finetune.data.source import Example, ExampleSource
@@ -27,19 +29,33 @@ from finetune.training.split_data import SplitData
 from zoo.input_spec import InputSpec
 
 Batch = tuple[dict[str, Any], dict[str, Any]]
+_STEPS = 32  # whose rows are remembered: more than the queue is ahead
 
 
-@dataclass(frozen=True)
 class _RowOrder:
-    """The images of a worker's share, by their place in the source, in the order of the rows."""
+    """A worker's share of the order, by step, and its images by their place in the source."""
 
-    rows: EpochOrder
-    image_of_row: np.ndarray  # int64 [rows]
-    share: Share
+    def __init__(self, order: RowOrder, image_of_row: np.ndarray, share: Share) -> None:
+        """`image_of_row`: int64 [rows]."""
+        self._order, self._image_of_row, self._share = order, image_of_row, share
+        self.step = lru_cache(maxsize=_STEPS)(self._step)
+
+    def _step(self, step: int) -> tuple[np.ndarray, np.ndarray]:
+        """(rows, turns): the worker's piece of the step's batch. Remembered: its rows are asked for one by one."""
+        share = self._share
+        row_R, turn_R = self._order.drawn(step * share.batch_size, share.batch_size)
+        own_R = share.own_R
+        return row_R[own_R], turn_R[own_R]
+
+    def drawn(self, own: int) -> tuple[int, int]:
+        """(row, turn) of the worker's own `own`-th row."""
+        step, place = divmod(own, self._share.rows)
+        row_R, turn_R = self.step(step)
+        return int(row_R[place]), int(turn_R[place])
 
     def at(self, first_position: int, count: int) -> np.ndarray:
-        positions = (self.share.position(first_position + each) for each in range(count))
-        return np.asarray([self.image_of_row[self.rows.at(position, 1)[0]] for position in positions], np.int64)
+        rows = [self.drawn(first_position + each)[0] for each in range(count)]
+        return np.asarray(self._image_of_row[rows], np.int64)
 
 
 @dataclass(frozen=True)
@@ -66,6 +82,7 @@ class ImageRows:
         spec: InputSpec,
         share: Share,
         seed: int,
+        order: RowOrder | None = None,
         views: int,
         augmentation: Augmentation | None = None,
         max_pixels: int,
@@ -73,28 +90,29 @@ class ImageRows:
         start_step: int = 0,
         sizes: QueueSizes | None = None,
     ) -> None:
-        """`views`: see `finetune.data.preprocess.load_views`; row r of epoch e shows one of them. With `augmentation`
-        every row of every epoch has pixels of its own instead, and mixed pictures come with "partner" and "share"."""
+        """`order`: of the rows; None: every row once an epoch, by `seed`. `views`: see
+        `finetune.data.preprocess.load_views`; a row shows one of them in each turn. With `augmentation` every row has
+        pixels of its own in every turn instead, and mixed pictures come with "partner" and "share"."""
         self._table, self._share = split.table, share
-        self._rows = EpochOrder(len(split.table.image_index), seed)
+        chosen = EpochOrder(len(split.table.image_index), seed) if order is None else order
+        self._rows = _RowOrder(chosen, split.source_index[split.table.image_index], share)
         self._augmentation, self._seed = augmentation or Augmentation(), seed
 
         def decode(data: bytes, place: Place) -> np.ndarray:
-            epoch, at = divmod(share.position(place.position), self._rows.num_examples)
-            row = int(self._rows.indices(epoch, at, 1)[0])
+            row, turn = self._rows.drawn(place.position)
             if self._augmentation.changes_images:
                 pixels = augmented(
-                    data, spec, self._augmentation, seed=seed, epoch=epoch, index=row,
+                    data, spec, self._augmentation, seed=seed, epoch=turn, index=row,
                     may_mirror=may_mirror(_texts(split.examples[split.table.image_index[row]])), max_pixels=max_pixels,
                 )  # fmt: skip
             else:
-                view = view_of_row(epoch, row, seed=seed, num_views=views)
+                view = view_of_row(turn, row, seed=seed, num_views=views)
                 pixels = load_views(data, spec, views=(view,), max_pixels=max_pixels)[0]
             return normalise(pixels, spec)
 
         self.queue = ImageQueue(
             source=source,
-            order=_RowOrder(self._rows, split.source_index[split.table.image_index], share),
+            order=self._rows,
             decode=decode,
             shape=(spec.height, spec.width, 3),
             batch_size=share.rows,
@@ -116,7 +134,7 @@ class ImageRows:
     def __next__(self) -> Batch:
         batch = next(self.queue)
         share = self._share
-        rows = self._rows.at(batch.step * share.batch_size + share.first, share.rows)
+        rows, _ = self._rows.step(batch.step)
         targets: Mapping[str, np.ndarray] = {name: array[rows] for name, array in self._table.arrays.items()}
         weight = batch.weight * share.weight_R
         return self._mixed(batch.image, weight, batch.step), {**targets, "weight": weight}
@@ -154,9 +172,9 @@ def images_once(
             yield batch.image
 
 
-def view_of_row(epoch: int, row: int, *, seed: int, num_views: int) -> int:
+def view_of_row(turn: int, row: int, *, seed: int, num_views: int) -> int:
     """What `finetune.data.queue.view_of` decides inside a graph."""
     if num_views == 1:
         return 0
-    key = mixed((epoch * GOLDEN + seed_keys(seed)[0]) % 2**64)
+    key = mixed((turn * GOLDEN + seed_keys(seed)[0]) % 2**64)
     return (mixed(key ^ (row * M1) % 2**64) >> 33) % num_views

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from finetune.data.order_choice import row_order
 from finetune.data.queue import training_batches
 from finetune.data.queue_stats import QueueStats
 from finetune.data.share import Share
@@ -40,9 +41,17 @@ def training_input(
     """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them.
 
     `worker` of `num_workers` gets its share of each batch, which is that of an update: micro-batches are pieces of it.
+    Raises NoClassesToBalance.
     """
     split, train = prepared.splits["train"], spec.train
     share = Share(batch_size=train.update_size, worker=worker, num_workers=num_workers)
+    order = row_order(
+        spec.data.order,
+        split.table.arrays,
+        num_rows=len(split.table.image_index),
+        seed=train.seed,
+        power=spec.data.order_power,
+    )
     features = split.features_NVD
     if features is None:
         input_spec = catalog.get(prepared.parent).manifest.input_spec
@@ -52,6 +61,7 @@ def training_input(
             spec=input_spec,
             share=share,
             seed=train.seed,
+            order=order,
             views=spec.data.views,
             augmentation=spec.data.augment,
             max_pixels=spec.data.max_pixels,
@@ -61,7 +71,12 @@ def training_input(
     return lambda step: _features(
         share.of_batches(
             training_batches(
-                table=split.table, features=features, batch_size=train.update_size, seed=train.seed, start_step=step
+                table=split.table,
+                features=features,
+                batch_size=train.update_size,
+                seed=train.seed,
+                order=order,
+                start_step=step,
             )
         )
     )
