@@ -212,8 +212,8 @@ def _check_order(spec: JobSpec) -> None:
     data = spec.data
     if data.order != "shuffled" and spec.head.kind == "captioner":
         raise InvalidSpec(
-            f"data.order: {data.order} goes by the classes of the examples, and a captioner learns from captions, which "
-            "are in no class",
+            f"data.order: {data.order} goes by the classes of the examples, and a captioner learns from captions, "
+            "which are in no class",
             hint="--set data.order=shuffled",
         )
     if data.order_power is not None and data.order != "weighted":

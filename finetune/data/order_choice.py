@@ -44,7 +44,7 @@ def row_order(
 
 
 def class_weights(classes: np.ndarray, power: float) -> np.ndarray:
-    """float64 [N]: each row's class' number of rows to the power of -`power`: 0 gives every row the same, 1 every class.
+    """float64 [N]: each row's class' number of rows to the power of -`power`: 0 treats rows alike, 1 classes.
 
     `classes`: int [N], or [N, C] of 0 and 1; a row of several classes has the weight of its rarest, as in repeat factor
     sampling (Gupta, Dollár & Girshick, "LVIS", 2019, where the power is 0.5), and rows of none are a class.
