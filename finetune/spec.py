@@ -132,7 +132,26 @@ class TrainConfig(_Part):
 
 
 class StrategyConfig(_Part):
-    kind: Literal["one-device"] = "one-device"
+    """Which processes train together. `train.batch_size` is that of one update, whoever computes it: all-reduce workers
+    share it out (each takes a stride of its rows), parameter-server workers each compute whole batches."""
+
+    kind: Literal["one-device", "all-reduce", "parameter-server"] = "one-device"
+    workers: Annotated[int, Field(ge=1, le=256)] = 1  # all-reduce: the chief is one of them; parameter-server: it isn't
+    ps: Annotated[int, Field(ge=0, le=64)] = 0  # parameter servers
+
+    @property
+    def is_distributed(self) -> bool:
+        return self.kind != "one-device"
+
+    @model_validator(mode="after")
+    def _fits(self) -> StrategyConfig:
+        if self.kind == "one-device" and self.workers != 1:
+            raise ValueError("one-device has 1 worker; several need all-reduce or parameter-server")
+        if self.kind == "parameter-server" and self.ps < 1:
+            raise ValueError("parameter-server needs ps of at least 1")
+        if self.kind != "parameter-server" and self.ps:
+            raise ValueError(f"{self.kind} has no parameter servers: ps must be 0")
+        return self
 
 
 class DebugConfig(_Part):
@@ -183,8 +202,12 @@ class JobSpec(_Part):
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; without `debug` where nothing of it is asked for."""
-        return self.model_dump(mode="json", exclude={"debug"} if self.debug == DebugConfig() else None)
+        """Plain JSON values; without `debug` where nothing of it is asked for. How many train together is left out
+        where one does, so that the specs of jobs from before there was a choice stay equal to today's."""
+        value = self.model_dump(mode="json", exclude={"debug"} if self.debug == DebugConfig() else None)
+        if not self.strategy.is_distributed:
+            value["strategy"] = {"kind": self.strategy.kind}
+        return value
 
     def without_debug(self) -> JobSpec:
         """The part that decides the weights."""

@@ -28,6 +28,8 @@ class Request:
     recipe: str | None
     start_from: str | None
     strategy: str | None
+    workers: int | None
+    ps: int | None
     settings: Sequence[str]
     debug: Mapping[str, Any] = field(default_factory=dict)  # keys of the spec's `debug`
 
@@ -43,11 +45,16 @@ class Request:
             flags["head"] = {"kind": self.head}
         if self.data is not None:
             flags["data"] = {"location": self.data}
-        if self.strategy is not None:
-            flags["strategy"] = {"kind": self.strategy}
+        if strategy := self._strategy():
+            flags["strategy"] = strategy
         if self.debug:
             flags["debug"] = dict(self.debug)
         return overlaid(_read(self.spec_file) if self.spec_file else {}, flags)
+
+    def _strategy(self) -> dict[str, Any]:
+        """The keys of the spec's `strategy` that flags were given for."""
+        flags = {"kind": self.strategy, "workers": self.workers, "ps": self.ps}
+        return {key: value for key, value in flags.items() if value is not None}
 
     def wire(self) -> dict[str, Any]:
         """The request as `ZooClient.create_job` takes it; the server resolves it with its own recipes and data roots.
@@ -67,7 +74,7 @@ class Request:
             "spec": overlaid(
                 _read(self.spec_file) if self.spec_file else {},
                 {
-                    **({"strategy": {"kind": self.strategy}} if self.strategy else {}),
+                    **({"strategy": strategy} if (strategy := self._strategy()) else {}),
                     **({"debug": dict(self.debug)} if self.debug else {}),
                 },
             ),

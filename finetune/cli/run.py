@@ -29,7 +29,9 @@ Name = Annotated[str | None, typer.Option("--name", help="model to publish to")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="see `finetune recipes`")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the spec")]
 StartFrom = Annotated[str | None, typer.Option("--from", metavar="REF", help="start from its weights, head included")]
-Strategy = Annotated[str | None, typer.Option("--strategy", help="one-device")]
+Strategy = Annotated[str | None, typer.Option("--strategy", help="one-device | all-reduce | parameter-server")]
+Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="processes that train together")]
+Servers = Annotated[int | None, typer.Option("--ps", metavar="N", help="parameter servers")]
 DebugPrint = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,6 +58,8 @@ def run(
     settings: Settings = None,
     start_from: StartFrom = None,
     strategy: Strategy = None,
+    workers: Workers = None,
+    ps: Servers = None,
     again: Again = False,
     debug_print: DebugPrint = None,
     check_numerics: CheckNumerics = False,
@@ -73,7 +77,7 @@ def run(
     """
     request = Request(
         spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
-        start_from=start_from, strategy=strategy, settings=settings or [],
+        start_from=start_from, strategy=strategy, workers=workers, ps=ps, settings=settings or [],
         debug=_debug(debug_print, check_numerics, overfit_batch, profile),
     )  # fmt: skip
     address = chosen_server(server, store)
@@ -109,6 +113,8 @@ def submit(
     settings: Settings = None,
     start_from: StartFrom = None,
     strategy: Strategy = None,
+    workers: Workers = None,
+    ps: Servers = None,
     again: Again = False,
     server: ServerOption = None,
     token: TokenOption = None,
@@ -120,7 +126,7 @@ def submit(
 
     request = Request(
         spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
-        start_from=start_from, strategy=strategy, settings=settings or [],
+        start_from=start_from, strategy=strategy, workers=workers, ps=ps, settings=settings or [],
     )  # fmt: skip
     address = chosen_server(server, None)
     if address is None:

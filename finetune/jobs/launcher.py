@@ -18,11 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
+from finetune.jobs.cluster import CHIEF
 from finetune.jobs.folder import JobFolder
 
 SOURCE_ROOT = Path(__file__).parents[2]  # what `import finetune` was found in
-CHIEF = "chief"
-EVALUATOR = "evaluator"
 
 
 @dataclass(frozen=True, kw_only=True)

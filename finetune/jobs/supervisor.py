@@ -17,20 +17,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from finetune.jobs.cluster import CHIEF, EVALUATOR, Cluster
+from finetune.jobs.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PEER_LOST
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobEvent, JobHeld, JobState, StaleFence, StateChanged
-from finetune.jobs.launcher import CHIEF, EVALUATOR, Launch, RoleProcess, launch, stop_all
+from finetune.jobs.launcher import Launch, RoleProcess, launch, stop_all
 from finetune.jobs.mirroring import FolderCare, LocalFolder, Mirroring, MirrorPace
 from finetune.jobs.owner import Owner
+from finetune.jobs.peers import Peers, in_order
 from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
 from finetune.jobs.store_lease import ClaimedElsewhere
 from finetune.jobs.tables import data_home
 from zoo.catalog import Catalog, open_catalog
 from zoo.errors import Internal, ZooError
 
-EXIT_DONE = 0
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 75
 _PROGRESS_SECONDS = 1.0  # between progress events of one phase
 _HELD_SECONDS = 30.0  # after which a job that another machine runs is looked at again
 
@@ -46,6 +46,7 @@ class Patience:
     backoff_seconds: tuple[float, ...] = (1.0, 5.0, 15.0)  # before restart 1, 2, …; one crash more fails the job
     evaluator_restarts: int = 3
     stop_grace: float = 15.0
+    peer_grace: float = 5.0  # for those that train beside the chief, once it has ended
     evaluator_end_grace: float = 20.0  # after the chief has exported
     poll: float = 0.2
     heartbeat: float = HEARTBEAT_SECONDS
@@ -67,6 +68,7 @@ def run_job(
     inline: bool = False,
     patience: Patience | None = None,
     launch: Launch = launch,
+    placed: Cluster | None = None,
 ) -> Job:
     """Runs a job until it has ended, was interrupted, or another supervisor took it.
 
@@ -77,6 +79,7 @@ def run_job(
         stop: when set, the roles save and end, and the job is QUEUED again.
         inline: the chief's stderr is shown on ours.
         launch: how a role becomes a process.
+        placed: the cluster of a job whose workers are started by hand; this machine has the chief and the evaluator.
     Returns:
         the job: SUCCEEDED with `result`, FAILED with `error`, CANCELLED, or QUEUED when interrupted.
     Raises:
@@ -87,7 +90,7 @@ def run_job(
     stop = stop or threading.Event()
     while True:
         job = queue.claim(job_id, Owner.of_this_process())
-        job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience(), launch).to_its_end()
+        job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience(), launch, placed).to_its_end()
         if job.state is not JobState.BACKOFF:
             return job
         while not stop.is_set() and job.not_before is not None and queue.now() < job.not_before:
@@ -112,6 +115,7 @@ class _Run:
         inline: bool,
         patience: Patience,
         launch: Launch,
+        placed: Cluster | None,
     ) -> None:
         self.queue = queue
         self.job = job
@@ -121,6 +125,7 @@ class _Run:
         self.patience = patience
         self.launch = launch
         self.processes: dict[str, RoleProcess] = {}
+        self._peers = Peers(job.spec.strategy, placed)
         self.evaluator_crashes = 0
         self._folder: JobFolder | None = None  # once it is made
         self.shown: Mapping[str, Any] = job.progress or {}
@@ -138,7 +143,7 @@ class _Run:
         except StateChanged:
             return self._cancelled()
         finally:
-            stop_all(self.processes.values(), grace=0)
+            self._stop(grace=0)
             self._care.close()
             self._lease.stop()
             self._tell()
@@ -148,7 +153,7 @@ class _Run:
         try:
             return self._supervise()
         except (JobHeld, ClaimedElsewhere) as error:  # told by the store, while the lease here is ours
-            stop_all(self.processes.values(), grace=0)
+            self._stop(grace=0)
             self._move(JobState.BACKOFF, not_before=self.queue.now().timestamp() + _HELD_SECONDS, message=error.message)
             raise
         except (StateChanged, StaleFence):
@@ -188,15 +193,16 @@ class _Run:
     def _train(self, folder: JobFolder) -> Job | None:
         """None when the chief has exported; otherwise the job as it is now."""
         folder.error_path.unlink(missing_ok=True)
-        self._launch(CHIEF, folder)
+        for role in (CHIEF, *self._peers.gather(folder)):
+            self._launch(role, folder)
         self._move(JobState.RUNNING)
         while (code := self.processes[CHIEF].poll()) is None:
             if self.stop.is_set():
                 return self._interrupt("stopped", folder)
             self._look(folder)
-            failed = self._watch_evaluator(folder)
-            if failed is not None:
-                return failed
+            ended = self._watch_evaluator(folder) or self._watch_peers(folder)
+            if ended is not None:
+                return ended
             self.stop.wait(self.patience.poll)
         self._look(folder)
         return self._chief_ended(folder, code)
@@ -255,18 +261,35 @@ class _Run:
         self._launch(EVALUATOR, folder)
         return None
 
+    def _watch_peers(self, folder: JobFolder) -> Job | None:
+        """A worker of a parameter server is started again; the end of any other ends the group, which starts again."""
+        while (ended := self._peers.ended(self.processes)) is not None:
+            error = folder.read_error()
+            if ended.code == EXIT_FAILED and error is not None:
+                return self._failed(error)
+            if not ended.again:
+                crash = _crash(ended.role, ended.code, folder)
+                self._stop(grace=0)  # without it they have nothing to save
+                return self._crashed(crash)
+            self.job = self.queue.note(
+                self.job, f"{ended.role} {_ended(ended.code)}; started again", role=ended.role, code=ended.code
+            )
+            self._launch(ended.role, folder)
+        return None
+
     def _chief_ended(self, folder: JobFolder, code: int) -> Job | None:
         self.job = self.queue.note(self.job, f"chief {_ended(code)}", role=CHIEF, code=code)
         if code == EXIT_DONE and folder.export_path.exists():
             self._wait_for_evaluator()
             return None
-        stop_all(self.processes.values(), grace=self.patience.stop_grace)  # before others may claim the job
+        cause = self._peers.cause(self.processes) if code == EXIT_PEER_LOST else None
+        self._stop(grace=self.patience.stop_grace)  # before others may claim the job
         if code == EXIT_INTERRUPTED:
             return self._end(JobState.QUEUED, message="the chief was interrupted")
         error = folder.read_error()
         if code == EXIT_FAILED and error is not None:
             return self._failed(error)
-        return self._crashed(_crash(CHIEF, code, folder))
+        return self._crashed(_crash(*(cause or (CHIEF, code)), folder))
 
     def _wait_for_evaluator(self) -> None:
         """It ends by itself once every Checkpoint is evaluated, which the chief has waited for."""
@@ -275,7 +298,13 @@ class _Run:
         while evaluator is not None and evaluator.poll() is None and time.monotonic() < deadline:
             self._lease.check()
             time.sleep(0.05)
-        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        self._stop(grace=self.patience.stop_grace)
+
+    def _stop(self, *, grace: float) -> None:
+        """Ends the roles, the chief before those that train beside it."""
+        first, peers = in_order(self.processes)
+        stop_all(first, grace=grace)
+        stop_all(peers, grace=min(grace, self.patience.peer_grace))
 
     # -- ends
 
@@ -299,12 +328,12 @@ class _Run:
         )
 
     def _failed(self, error: Mapping[str, Any]) -> Job:
-        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        self._stop(grace=self.patience.stop_grace)
         return self._end(JobState.FAILED, error=dict(error), message=str(error.get("message")))
 
     def _interrupt(self, why: str, folder: JobFolder | None) -> Job:
         """The roles save and end. The job may be claimed only after that, so the lease is held until then."""
-        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        self._stop(grace=self.patience.stop_grace)
         if folder is not None:
             self._mirror(folder.read_progress(), due=True)  # the step at which it goes on
         return self._end(JobState.QUEUED, message=f"interrupted: {why}")
@@ -314,7 +343,7 @@ class _Run:
         current = self.queue.get(self.job.id)
         if current.fence != self.job.fence or current.state is not JobState.CANCELLING:
             raise StaleFence(f"job {self.job.id} was taken from this supervisor; it is {current.state} now")
-        stop_all(self.processes.values(), grace=self.patience.stop_grace)
+        self._stop(grace=self.patience.stop_grace)
         self.job = current
         return self._end(JobState.CANCELLED)
 

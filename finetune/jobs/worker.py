@@ -1,6 +1,7 @@
-"""The entry of one role: `python -m finetune.jobs.worker --job-folder DIR --role chief|evaluator --parent PID`.
+"""The entry of one role: `python -m finetune.jobs.worker --job-folder DIR --role ROLE --parent PID`.
 
-Takes a job's folder. Gives an exit code: 0 done, 1 failed (error.json), 75 interrupted and resumable. Next:
+Takes a job's folder, and a role: chief, evaluator, or of a cluster worker-0, …, ps-0, …. Gives an exit code: 0 done,
+1 failed (error.json), 75 interrupted and resumable, 76 another process of the cluster was lost. Next:
 `finetune.training.run`.
 """
 
@@ -16,14 +17,14 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
+from finetune.jobs.cluster import CHIEF, EVALUATOR, Cluster, InvalidCluster
+from finetune.jobs.exit_codes import EXIT_INTERRUPTED
 from finetune.jobs.folder import JobFolder
 from finetune.tensorflow_start import start_tensorflow
 from zoo.errors import Aborted
 
-EXIT_FAILED = 1
-EXIT_INTERRUPTED = 75  # EX_TEMPFAIL
 _PR_SET_PDEATHSIG = 1
 _FORMER_GRACE = 15.0  # seconds that a process of a supervisor now dead gets to save its Checkpoint
 
@@ -127,7 +128,8 @@ def _teed(log_path: Path) -> Tee:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="finetune.jobs.worker")
     parser.add_argument("--job-folder", type=Path, required=True)
-    parser.add_argument("--role", choices=["chief", "evaluator"], required=True)
+    parser.add_argument("--role", required=True, help="chief, evaluator, worker-<n> or ps-<n>")
+    parser.add_argument("--cluster", default="", help="TF_CONFIG of the cluster, else the job folder's")
     parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
     parser.add_argument("--tee", action="store_true", help="write stderr to the role's log as well")
     options = parser.parse_args(arguments)
@@ -136,15 +138,37 @@ def main(arguments: list[str] | None = None) -> int:
     if options.tee:
         sys.stderr = _teed(folder.log_path(options.role))
     with RoleLock(folder.root / "locks" / f"{options.role}.lock", grace=_FORMER_GRACE):
-        return _run(options.role, folder)
+        return _run(options.role, folder, options.cluster)
 
 
-def _run(role: str, folder: JobFolder) -> int:
-    store_url = folder.request().store_url
+def _run(role: str, folder: JobFolder, tf_config: str) -> int:
+    request = folder.request()
+    os.environ.pop("TF_CONFIG", None)  # an evaluator or a single process must not wait for a cluster
+    cluster: Cluster | None = None
+    if role not in (CHIEF, EVALUATOR):
+        cluster = Cluster.of_tf_config(tf_config)[0] if tf_config else Cluster.read(folder.root)
+        if cluster is None:
+            raise InvalidCluster(f"{folder.root} names no cluster, so that there is no {role}")
+        cluster.address(role)
     start_tensorflow()  # seconds, so after every check
     from finetune.training import run
 
-    return {"chief": run.run_chief, "evaluator": run.run_evaluator}[role](folder, store_url)
+    if cluster is None:
+        code = {CHIEF: run.run_chief, EVALUATOR: run.run_evaluator}[role](folder, request.store_url)
+    elif cluster.ps:
+        code = run.run_server(folder, role=role, cluster=cluster)
+    else:
+        code = run.run_worker(folder, request.store_url, role=role, cluster=cluster)
+    if request.spec.strategy.is_distributed and role != EVALUATOR:
+        _leave(code)
+    return code
+
+
+def _leave(code: int) -> NoReturn:
+    """Ends the process without unwinding TensorFlow: threads of a cluster that has gone would keep it for ever."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

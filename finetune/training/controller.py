@@ -150,8 +150,8 @@ class Controller:
             self._train.steps,
             *(every * (self._step // every + 1) for every in (self._train.summary_every, self._train.evaluate_every)),
         )
-        affordable = 1 if self._step_seconds is None else max(1, int(_CALL_SECONDS / max(self._step_seconds, 1e-6)))
-        return min(boundary - self._step, affordable)
+        affordable = 1 if self._step_seconds is None else int(_CALL_SECONDS / max(self._step_seconds, 1e-6))
+        return min(boundary - self._step, max(affordable, self._trainer.least_steps))
 
     def _report(self, stretch: Stretch) -> None:
         done, each = self._since_summary.stretch, self._step_seconds

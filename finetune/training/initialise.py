@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
 
-import tensorflow as tf
-
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import backbone_assets
 from finetune.models.heads.class_rows import carried_rows, class_changes
@@ -17,6 +15,7 @@ from finetune.models.restore import restore
 from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.checkpoints import Checkpoints
+from finetune.training.group import Group
 from finetune.training.prepare import Prepared, is_thawed
 from finetune.training.publish import Initial, tensor_digests
 from finetune.training.trainer import Trainer
@@ -44,15 +43,18 @@ def initialise(
     catalog: Catalog,
     prepared: Prepared,
     checkpoints: Checkpoints,
-    strategy: tf.distribute.Strategy,
+    group: Group,
+    leads: bool = True,
 ) -> Start:
     """Resume this job's newest Checkpoint; else start from a ModelVersion's weights; else fresh.
 
+    `leads`: whether this process writes what the job keeps; the other workers of a group only read.
+
     Raises AnotherCheckpoint, DamagedCheckpoint, IncompleteRestore (the version's head and the spec's don't fit).
     """
-    with strategy.scope():
+    with group.scope():
         network = build_network(spec, catalog, prepared)
-    trainer = Trainer(network=network, config=spec.train, strategy=strategy)
+        trainer = group.make_trainer(network=network, config=spec.train, strategy=group.strategy)
     weights = network.groups["head"]
     path = folder.prepared / "initial.json"
     saved = checkpoints.steps()
@@ -89,7 +91,8 @@ def initialise(
         digests=tensor_digests(as_arrays(dict(weights))),
         report=_whole_report(prepared.backbone_names, report),
     )
-    write_json(path, asdict(initial))
+    if leads:
+        write_json(path, asdict(initial))
     return Start(network=network, trainer=trainer, step=0, seconds=0.0, initial=initial)
 
 

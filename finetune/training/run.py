@@ -1,7 +1,7 @@
 """Run: the entry of a role's process, from the job's folder to an exit code.
 
-Takes a JobFolder. Gives 0 (done), 1 (failed: error.json says why) or 75 (interrupted, resumable).
-Next: `finetune.training.prepare`, then the Controller (chief) or the Evaluator.
+Takes a JobFolder. Gives 0 (done), 1 (failed: error.json says why), 75 (interrupted, resumable) or 76 (another process
+of its cluster was lost). Next: `finetune.training.prepare`, then the Controller (chief) or the Evaluator.
 
 TensorFlow is imported inside the functions, after the environment is set.
 """
@@ -11,41 +11,63 @@ from __future__ import annotations
 import errno
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from finetune.jobs.cluster import CHIEF, Cluster, PeerLost
+from finetune.jobs.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, EXIT_PEER_LOST
 from finetune.jobs.folder import JobFolder, JobRequest, write_json
 from finetune.spec import JobSpec, TrainConfig
-from finetune.training.progress import Progress, Pulse, pulse_age
+from finetune.training.progress import Progress, Pulse
 from finetune.training.stop import Interrupted, StopSignal
+from finetune.training.waiting import wait_for_prepared
 from zoo.atomic_file import NoSpace, storage_error
-from zoo.errors import Internal, ResourceExhausted, Unavailable, ZooError
+from zoo.errors import FailedPrecondition, Internal, ResourceExhausted, ZooError
 
 if TYPE_CHECKING:
     from finetune.training.checkpoints import Checkpoints
     from finetune.training.controller import Outcome
+    from finetune.training.group import Group
     from finetune.training.initialise import Start
     from finetune.training.prepare import Prepared
     from zoo.catalog import Catalog
-
-DONE, FAILED, INTERRUPTED = 0, 1, 75
-_PREPARE_TIMEOUT = 600.0  # seconds that the Evaluator waits for prepared.json without a sign of the chief
 
 
 class OutOfMemory(ResourceExhausted):
     """The machine or the accelerator has no memory left."""
 
 
-class NotPrepared(Unavailable):
-    """The Evaluator waits for a chief that isn't there."""
+class NoCluster(FailedPrecondition):
+    """A distributed job whose processes don't know one another."""
 
 
 def run_chief(job: JobFolder, store_url: str) -> int:
     """Prepares, trains and exports. Restarted, it goes on from the newest Checkpoint."""
     return _guarded(job, lambda stop: _chief(job, store_url, stop), clear_error=True)
+
+
+def run_worker(job: JobFolder, store_url: str, *, role: str, cluster: Cluster) -> int:
+    """An all-reduce worker beside the chief: trains as the chief says, and writes nothing."""
+
+    def follow(stop: StopSignal) -> None:
+        from finetune.training.peer import follow_chief
+
+        follow_chief(job, store_url, stop, role, cluster)
+
+    return _guarded(job, follow, clear_error=False)
+
+
+def run_server(job: JobFolder, *, role: str, cluster: Cluster) -> int:
+    """A worker or ps of a parameter-server job: waits for what the coordinator sends, until it is ended."""
+
+    def serve(stop: StopSignal) -> None:
+        from finetune.training.peer import serve_coordinator
+
+        serve_coordinator(job, role, cluster)
+
+    return _guarded(job, serve, clear_error=False)
 
 
 def run_evaluator(job: JobFolder, store_url: str) -> int:
@@ -64,11 +86,14 @@ def _guarded(job: JobFolder, body: Callable[[StopSignal], None], *, clear_error:
                 job.error_path.unlink(missing_ok=True)
             body(stop)
         except Interrupted:
-            return INTERRUPTED
+            return EXIT_INTERRUPTED
+        except PeerLost as error:  # not this process' error, nor the job's: the group starts again
+            print(error.message, file=sys.stderr, flush=True)
+            return EXIT_PEER_LOST
         except Exception as error:  # noqa: BLE001 - the edge of the process: nothing may leave it unreported
             _report(job, error)
-            return FAILED
-        return DONE
+            return EXIT_FAILED
+        return EXIT_DONE
 
 
 def _report(job: JobFolder, error: Exception) -> None:
@@ -97,16 +122,6 @@ def _as_zoo_error(error: Exception) -> ZooError:
     return Internal(f"{type(error).__name__}: {error}", hint="the traceback is in the role's log")
 
 
-def _configure(train: TrainConfig) -> None:
-    """Seeds always; with train.deterministic the same spec on the same machine gives the same bits."""
-    import keras
-    import tensorflow as tf
-
-    keras.utils.set_random_seed(train.seed)
-    if train.deterministic:
-        tf.config.experimental.enable_op_determinism()
-
-
 def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
     request = job.request()
     spec = request.spec
@@ -115,14 +130,15 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
             progress.update(phase="done", step=spec.train.steps)
             return
         progress.update(phase="preparing")
-        import tensorflow as tf
-
         from finetune.training.checkpoints import Checkpoints, spec_digest
+        from finetune.training.configure import configure
+        from finetune.training.group import Group
         from finetune.training.initialise import initialise
         from finetune.training.prepare import prepare
         from zoo.catalog import open_catalog
 
-        _configure(spec.train)
+        configure(spec.train)
+        group = Group.join(spec.strategy, CHIEF, _cluster(job, spec), on_missing=lambda error: _report(job, error))
         catalog = open_catalog(store_url)
         prepared = prepare(
             job,
@@ -134,13 +150,15 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
         _warn_of_plan(progress, prepared, spec)
         checkpoints = Checkpoints(job.checkpoints, digest=spec_digest(spec))
         checkpoints.clear_leftovers()
-        strategy = tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
         start = initialise(
-            folder=job, spec=spec, catalog=catalog, prepared=prepared, checkpoints=checkpoints, strategy=strategy
+            folder=job, spec=spec, catalog=catalog, prepared=prepared, checkpoints=checkpoints, group=group
         )
         if start.step:
             progress.say(f"resumed at step {start.step} of {spec.train.steps}")
-        outcome = _train(job, request, catalog, prepared, start, checkpoints, progress, stop)
+        if said := group.sentence:
+            progress.say(said)
+        start.trainer.begin()
+        outcome = _train(job, request, catalog, prepared, start, checkpoints, progress, stop, group)
         progress.update(phase="exporting", step=outcome.steps)
         _export(job, request, catalog, prepared, start, checkpoints, outcome)
         progress.update(phase="done", eta_seconds=0.0)
@@ -155,6 +173,7 @@ def _train(
     checkpoints: Checkpoints,
     progress: Progress,
     stop: StopSignal,
+    group: Group,
 ) -> Outcome:
     from finetune.training.controller import Controller
     from finetune.training.inputs import training_input
@@ -162,13 +181,13 @@ def _train(
     from finetune.training.watching import watched
 
     summaries = Summaries(job.events_train)
-    batches = training_input(request.spec, prepared, catalog)
+    batches = training_input(request.spec, prepared, catalog, worker=group.worker, num_workers=group.num_workers)
     try:
         with watched(
             job, request.spec, trainer=start.trainer, network=start.network, batches=batches,
             summaries=summaries, say=progress.say,
         ) as trainer:  # fmt: skip
-            return Controller(
+            outcome = Controller(
                 folder=job,
                 spec=request.spec,
                 trainer=trainer,
@@ -180,6 +199,8 @@ def _train(
                 evaluated="validation" in prepared.splits,
                 seconds_before=start.seconds,
             ).run()
+        start.trainer.finish()
+        return outcome
     finally:
         summaries.close()
 
@@ -265,10 +286,11 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
     pulse = Pulse(job.evaluator_path)
     pulse.start()
     try:
-        _wait_for_prepared(job)
+        wait_for_prepared(job)
         import tensorflow as tf
 
         from finetune.training.checkpoints import Checkpoints, spec_digest
+        from finetune.training.configure import configure
         from finetune.training.evaluator import Evaluator
         from finetune.training.initialise import build_network
         from finetune.training.inputs import validation_input
@@ -279,7 +301,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
 
         # The chief trains beside it: half of the cores are enough to keep up.
         tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 2) // 2))
-        _configure(train)
+        configure(train)
         catalog = open_catalog(store_url)
         prepared = load_prepared(job, request.spec, catalog, parts=("validation",))
         if "validation" not in prepared.splits:
@@ -304,11 +326,11 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
         pulse.stop()
 
 
-def _wait_for_prepared(job: JobFolder) -> None:
-    began = time.monotonic()
-    while not job.prepared_path.exists():
-        if min(time.monotonic() - began, pulse_age(job.progress_path)) > _PREPARE_TIMEOUT:
-            raise NotPrepared(
-                f"{job.root} was not prepared within {_PREPARE_TIMEOUT:.0f} s, and no chief is alive there"
-            )
-        time.sleep(0.2)
+def _cluster(job: JobFolder, spec: JobSpec) -> Cluster | None:
+    """What the supervisor wrote down. Raises NoCluster."""
+    if not spec.strategy.is_distributed:
+        return None
+    cluster = Cluster.read(job.root)
+    if cluster is None:
+        raise NoCluster(f"{spec.strategy.kind} needs a cluster, and {job.root} names none", hint="finetune run")
+    return cluster

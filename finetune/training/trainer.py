@@ -68,7 +68,10 @@ class Trainer:
     `variables` has a group for each component that is trained (`head`, and `backbone` behind the cut), with all its
     weights; `ema` (the moving averages, by `component/name`; of the head by name alone; empty without), `optimizer`,
     `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`).
+    `least_steps`: fewer steps a call would be wasteful.
     """
+
+    least_steps = 1
 
     def __init__(self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy) -> None:
         if not network.trainable_variables:
@@ -117,6 +120,12 @@ class Trainer:
         for name, average in self._ema.items():
             average.assign(self._weights[name].value)
 
+    def begin(self) -> None:
+        """To be called when the variables are set and before the first step, for trainers that work with others."""
+
+    def finish(self) -> None:
+        """To be called after the last step, likewise."""
+
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """Does `num_steps` steps. Raises NonFiniteLoss naming the first step whose loss or gradient isn't finite.
 
@@ -130,16 +139,19 @@ class Trainer:
             sums, metrics, last, bad_step = self._run(iterator, tf.constant(num_steps, tf.int64))
         else:
             sums, metrics, last, bad_step = self._fed_steps(iterator, num_steps)
-        bad = int(bad_step)
+        return self._stretch(int(self.global_step.numpy()) - before, sums.numpy(), metrics, last, int(bad_step))
+
+    def _stretch(self, steps: int, sums: Any, metrics: Mapping[str, Any], last: Any, bad: int) -> Stretch:
+        """Raises NonFiniteLoss."""
         if bad >= 0:
             raise NonFiniteLoss(
                 f"the loss or its gradient was not finite at step {bad} of {self._config.steps}",
                 hint="lower train.optimizer.learning_rate, set train.optimizer.clip_norm or look at the data",
                 step=str(bad),
             )
-        loss_sum, weight_sum, examples, waited = (float(x) for x in sums.numpy())
+        loss_sum, weight_sum, examples, waited = (float(x) for x in sums)
         return Stretch(
-            steps=int(self.global_step.numpy()) - before,
+            steps=steps,
             examples=int(examples),
             loss_sum=loss_sum,
             weight_sum=weight_sum,

@@ -33,7 +33,10 @@ def test_a_spec_survives_json() -> None:
         (["train.optimizer.learning_rate=0"], ["learning_rate", "greater than 0"]),
         (["train.optimizer.learning_rate=.nan"], ["learning_rate", "finite number"]),
         (["train.steps=many"], ["train.steps", "'many'"]),
-        (["strategy.kind=allreduce"], ["strategy.kind", "'one-device'", "'allreduce'"]),
+        (["strategy.kind=allreduce"], ["strategy.kind", "'one-device'", "'all-reduce'", "'allreduce'"]),
+        (["strategy.workers=2"], ["strategy", "one-device has 1 worker"]),
+        (["strategy.kind=parameter-server"], ["strategy", "ps of at least 1"]),
+        (["strategy.kind=all-reduce", "strategy.ps=1"], ["strategy", "all-reduce has no parameter servers"]),
     ],
 )
 def test_a_fault_is_named_with_its_path(settings: list[str], told: list[str]) -> None:

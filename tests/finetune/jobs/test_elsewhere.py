@@ -15,9 +15,9 @@ import pytest
 
 from finetune.jobs import store_lease, supervisor
 from finetune.jobs.adopt import adopt_abandoned, read_job, stored_job_json, stored_log, tell_cancelled
+from finetune.jobs.cluster import CHIEF
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobHeld, JobState, StaleFence
-from finetune.jobs.launcher import CHIEF
 from finetune.jobs.mirroring import MirrorPace
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import JobQueue

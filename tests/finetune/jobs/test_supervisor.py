@@ -16,9 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from finetune.jobs.cluster import CHIEF, EVALUATOR
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobEnded, JobHeld, JobState, StaleFence
-from finetune.jobs.launcher import CHIEF, EVALUATOR, RoleProcess
+from finetune.jobs.launcher import RoleProcess
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervisor import Patience, run_job

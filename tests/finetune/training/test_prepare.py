@@ -18,6 +18,7 @@ from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json
 from finetune.spec import InvalidSpec, JobSpec
 from finetune.training.bad_records import TooManyBadRecords
 from finetune.training.checkpoints import AnotherCheckpoint, Checkpoints, spec_digest
+from finetune.training.group import Group
 from finetune.training.initialise import Start, initialise
 from finetune.training.prepare import DataChanged, EmptySplit, Prepared, UnfitStart, load_prepared, prepare
 from finetune.training.publish import Initial, RunFacts, export_child, finish, tensor_digests
@@ -82,7 +83,7 @@ def start(place: Place, folder: JobFolder, spec: JobSpec, prepared: Prepared) ->
         catalog=place.catalog,
         prepared=prepared,
         checkpoints=Checkpoints(folder.checkpoints, digest=spec_digest(spec)),
-        strategy=tf.distribute.get_strategy(),
+        group=Group(strategy=tf.distribute.get_strategy()),
     )
 
 

@@ -1,0 +1,161 @@
+"""Strategies: how the processes of a cluster become one TensorFlow strategy, and what happens when one of them is lost.
+
+Takes a StrategyConfig, this process' role and the cluster. Gives a tf.distribute strategy, and for a parameter server a
+scope that places variables by size. Next: `finetune.training.initialise`, `all_reduce`, `parameter_server`.
+
+A strategy of several processes must be made before TensorFlow does anything else.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from finetune.jobs.cluster import CHIEF, Cluster, PeerLost, require_free
+from finetune.jobs.exit_codes import EXIT_FAILED
+from zoo.errors import Unavailable
+
+JOIN_SECONDS = 120.0  # within which every process of a cluster has to be there
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
+
+
+class PeersMissing(Unavailable):
+    """Processes of the cluster that never came."""
+
+
+@contextmanager
+def peers_watched() -> Iterator[None]:
+    """Turns the ways in which TensorFlow says that a peer has gone into PeerLost."""
+    try:
+        yield
+    except _LOST as error:
+        first = str(error).strip().partition("\n")[0]
+        raise PeerLost(f"a process of the cluster was lost: {type(error).__name__}: {first}") from error
+
+
+def one_device() -> tf.distribute.Strategy:
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
+
+
+def share_cores(cluster: Cluster) -> None:
+    """Processes of one machine share its cores; more threads than cores would only get in each other's way."""
+    if cluster.here:
+        working = len(cluster.workers) + (0 if cluster.ps else 1)
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // working))
+
+
+def join_all_reduce(
+    cluster: Cluster,
+    role: str,
+    *,
+    within: float = JOIN_SECONDS,
+    on_missing: Callable[[PeersMissing], None] | None = None,
+) -> tf.distribute.MultiWorkerMirroredStrategy:
+    """MultiWorkerMirroredStrategy over gRPC rings; returns when every worker is there.
+
+    Raises PortTaken. When one doesn't come `within` seconds this process ends, after `on_missing` was told which: the
+    call of TensorFlow that waits for it can't be broken off.
+    """
+    require_free(cluster.address(role), role=role)
+    os.environ["TF_CONFIG"] = cluster.tf_config(role)
+    others = [each for each in (CHIEF, *cluster.peers) if each != role]
+    options = tf.distribute.experimental.CommunicationOptions(
+        implementation=tf.distribute.experimental.CommunicationImplementation.RING
+    )
+    with _patience(cluster, others, within, on_missing):
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
+
+
+@contextmanager
+def _patience(
+    cluster: Cluster, others: Sequence[str], seconds: float, on_missing: Callable[[PeersMissing], None] | None
+) -> Iterator[None]:
+    """Ends the process when what is inside takes longer."""
+    joined = threading.Event()
+
+    def watch() -> None:
+        if joined.wait(seconds):
+            return
+        error = peers_missing(cluster, others, seconds)
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
+        if on_missing is not None:
+            on_missing(error)
+        os._exit(EXIT_FAILED)
+
+    thread = threading.Thread(target=watch, name="join-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        joined.set()
+        thread.join()
+
+
+def peers_missing(cluster: Cluster, roles: Sequence[str], seconds: float) -> PeersMissing:
+    absent = cluster.missing(roles)
+    who = ", ".join(absent) or f"nobody by their ports, but one of {', '.join(roles)} didn't join"
+    return PeersMissing(
+        f"waited {seconds:.0f} s for the cluster; missing: {who}",
+        hint="start `finetune worker` for each of them, or look at its log; addresses must be the same everywhere",
+    )
+
+
+def wait_for_servers(cluster: Cluster, *, within: float = JOIN_SECONDS) -> None:
+    """Until every worker and ps listens. Raises PeersMissing naming those that don't."""
+    deadline = time.monotonic() + within
+    while missing := cluster.missing(cluster.peers):
+        if time.monotonic() > deadline:
+            raise PeersMissing(
+                f"waited {within:.0f} s for the cluster; missing: {', '.join(missing)}",
+                hint="start `finetune worker` for each of them; addresses must be the same everywhere",
+            )
+        time.sleep(0.1)
+
+
+def coordinate(cluster: Cluster) -> tf.distribute.ParameterServerStrategy:
+    """ParameterServerStrategy, in the coordinator. Raises PeersMissing, PortTaken."""
+    require_free(cluster.chief, role=CHIEF)
+    wait_for_servers(cluster)
+    os.environ["TF_CONFIG"] = cluster.tf_config(CHIEF)
+    return tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver())
+
+
+def serve(cluster: Cluster, role: str) -> Any:
+    """A TensorFlow server in which the coordinator puts variables (ps) or runs steps (worker). Raises PortTaken."""
+    require_free(cluster.address(role), role=role)
+    os.environ["TF_CONFIG"] = cluster.tf_config(role)
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return tf.distribute.Server(
+        resolver.cluster_spec(), job_name=resolver.task_type, task_index=resolver.task_id, protocol="grpc", start=True
+    )
+
+
+class Placement:
+    """Variables over parameter servers, each on the one that holds the fewest bytes so far.
+
+    TensorFlow's own round robin counts variables, not bytes. A variable stays whole: one that alone is most of the
+    model makes its server hold that much (Keras 3 variables can't be sharded).
+    """
+
+    def __init__(self, strategy: tf.distribute.Strategy, num_ps: int) -> None:
+        self.bytes = [0] * num_ps
+        with strategy.scope():  # one on each server, in turn
+            self._anchors = [tf.Variable(0.0, trainable=False, name=f"anchor_{i}") for i in range(num_ps)]
+
+    def scope(self) -> AbstractContextManager[None]:
+        """To be entered inside the strategy's scope."""
+        return tf.variable_creator_scope(self._create)
+
+    def _create(self, next_creator: Callable[..., Any], **arguments: Any) -> Any:
+        least = self.bytes.index(min(self.bytes))
+        variable = next_creator(**{**arguments, "colocate_with": self._anchors[least]})
+        self.bytes[least] += int(np.prod(variable.shape)) * variable.dtype.size
+        return variable
