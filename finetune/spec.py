@@ -119,7 +119,11 @@ class TrainConfig(_Part):
     seed: Annotated[int, Field(ge=0)] = 1
     deterministic: bool = False
     evaluate_every: Annotated[int, Field(ge=1)] = 250  # steps; a Checkpoint is saved at each evaluation
-    keep_checkpoints: Annotated[int, Field(ge=1)] = 3
+    save_seconds: Annotated[float, Field(gt=0)] | None = None  # a Checkpoint to resume from, besides, that often
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 3  # evaluated ones, besides the best
+    keep_hours: Annotated[float, Field(gt=0)] | None = (
+        None  # besides, one Checkpoint for each so many hours of training
+    )
     summary_every: Annotated[int, Field(ge=1)] = 20
     histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at evaluations, sparingly; 0: never
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -175,6 +179,12 @@ class DebugConfig(_Part):
         return value
 
 
+_LATER_OF_TRAINING = ("save_seconds", "keep_hours")
+_LATER_OF_OPTIMIZERS = (
+    "end_learning_rate", "power", "boundaries", "nesterov", "rho", "beta_1", "beta_2", "epsilon", "accumulate",
+)  # fmt: skip
+
+
 class JobSpec(_Part):
     """Everything that decides the outcome, and nothing about where or when it runs."""
 
@@ -202,9 +212,17 @@ class JobSpec(_Part):
         return spec
 
     def to_json(self) -> dict[str, Any]:
-        """Plain JSON values; without `debug` where nothing of it is asked for. How many train together is left out
-        where one does, so that the specs of jobs from before there was a choice stay equal to today's."""
+        """Plain JSON values; without `debug` where nothing of it is asked for, and without what came later than others
+        where it says nothing: so the specs of jobs from before stay equal to today's, and their Checkpoints theirs."""
         value = self.model_dump(mode="json", exclude={"debug"} if self.debug == DebugConfig() else None)
+        for place, default, names in (
+            (value["train"], TrainConfig(), _LATER_OF_TRAINING),
+            (value["train"]["optimizer"], OptimizerConfig(), _LATER_OF_OPTIMIZERS),
+        ):
+            plain = default.model_dump(mode="json")
+            for name in names:
+                if place[name] == plain[name]:
+                    del place[name]
         if not self.strategy.is_distributed:
             value["strategy"] = {"kind": self.strategy.kind}
         return value

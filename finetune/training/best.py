@@ -7,7 +7,7 @@ Next: `finetune.training.controller`, `finetune.training.publish`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from finetune.spec import EarlyStop, TrainConfig
@@ -65,18 +65,37 @@ def _better(new: float, old: float, mode: str) -> bool:
     return new < old if mode == "min" else new > old
 
 
-def rotation(
-    saved: Sequence[int], *, keep: int, evaluated: Sequence[int], best: int | None, train: TrainConfig
-) -> list[int]:
-    """Which of the saved Checkpoints may go: neither among the newest `keep`, nor the best, nor still to be evaluated.
+def kept_hourly(seconds: Mapping[int, float], hours: float) -> set[int]:
+    """Of Checkpoints at `seconds` of training each, the first of every stretch of so many hours after the first one.
 
-    A Checkpoint between evaluations (saved when a run was interrupted) serves only to resume: it goes as soon as there
-    is a newer one.
+    Training time, over all sessions of a run: neither pauses nor a clock that jumps count. What is chosen stays chosen
+    when others are removed or added.
+    """
+    kept: dict[int, int] = {}
+    for step in sorted(seconds):
+        kept.setdefault(int(seconds[step] // (3600.0 * hours)), step)
+    return {step for stretch, step in kept.items() if stretch > 0}
+
+
+def rotation(
+    saved: Sequence[int],
+    *,
+    keep: int,
+    evaluated: Sequence[int],
+    best: int | None,
+    train: TrainConfig,
+    hourly: Collection[int] = (),
+) -> list[int]:
+    """Which of the saved Checkpoints may go: neither among the newest `keep`, nor the best, nor still to be evaluated,
+    nor among those of `kept_hourly`.
+
+    A Checkpoint between evaluations (saved by the clock, or when a run was interrupted) serves only to resume: it goes
+    as soon as there is a newer one.
     """
     ordered = sorted(saved)
     for_evaluation = [step for step in ordered if is_evaluation_step(step, train)]
     kept = set(for_evaluation[-keep:]) | {step for step in for_evaluation if step not in set(evaluated)}
-    kept |= set(ordered[-1:])
+    kept |= {*ordered[-1:], *hourly}
     if best is not None:
         kept.add(best)
     return [step for step in ordered if step not in kept]

@@ -51,8 +51,11 @@ class CheckpointRecord:
     step: int
     spec_digest: str
     variables: dict[str, str]  # group/name → dtype[shape]
-    train_loss: float | None  # mean since the Checkpoint before
+    train_loss: float | None  # mean since the last evaluation step before
     seconds: float  # wall time of training up to here, over all sessions
+    # What that mean is made of, where the step is no evaluation step: a resumed run goes on with it.
+    loss_sum: float | None = None
+    weight_sum: float | None = None
 
 
 def spec_digest(spec: JobSpec) -> str:
@@ -75,7 +78,14 @@ class Checkpoints:
         return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
     def save(
-        self, variables: Mapping[str, Mapping[str, Any]], *, step: int, train_loss: float | None, seconds: float
+        self,
+        variables: Mapping[str, Mapping[str, Any]],
+        *,
+        step: int,
+        train_loss: float | None,
+        seconds: float,
+        loss_sum: float | None = None,
+        weight_sum: float | None = None,
     ) -> None:
         """Writes one Checkpoint. Raises NoSpace and the like; whatever happens, the ones before it stay as they were.
 
@@ -91,6 +101,8 @@ class Checkpoints:
                 variables=_signature(variables),
                 train_loss=train_loss,
                 seconds=seconds,
+                loss_sum=loss_sum,
+                weight_sum=weight_sum,
             )
             write_json(temporary / CHECKPOINT_RECORD, record.__dict__)
             _sync_files(temporary)

@@ -15,12 +15,13 @@ from typing import Any
 from finetune.data.queue_stats import QueueStats
 from finetune.jobs.folder import JobFolder, write_json
 from finetune.spec import JobSpec
-from finetune.training.best import is_evaluation_step, rotation
+from finetune.training.best import is_evaluation_step, kept_hourly, rotation
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluations import Evaluations
 from finetune.training.inputs import queue_stats
 from finetune.training.observed import ObservedTrainer
 from finetune.training.progress import Progress, pulse_age
+from finetune.training.saving import Saving
 from finetune.training.stop import Interrupted, StopSignal
 from finetune.training.summaries import Summaries
 from finetune.training.trainer import Stretch, Trainer
@@ -63,6 +64,22 @@ class _Sums:
         self.stretch = new if self.stretch is None else self.stretch + new
 
 
+@dataclass
+class _Loss:
+    """Of the training rows since the last evaluation step; it outlives interruptions in the Checkpoints between."""
+
+    total: float = 0.0
+    weight: float = 0.0
+
+    def add(self, new: Stretch) -> None:
+        self.total += new.loss_sum
+        self.weight += new.weight_sum
+
+    @property
+    def mean(self) -> float | None:
+        return self.total / self.weight if self.weight else None
+
+
 class Controller:
     """`seconds_before`: wall time that earlier sessions of this run took. `evaluated`: whether there is a validation
     split; without one no Evaluator is waited for, and the last Checkpoint is the best."""
@@ -86,6 +103,8 @@ class Controller:
         self._train = spec.train
         self._trainer = trainer
         self._checkpoints = checkpoints
+        self._saving = Saving(checkpoints)
+        self._saved_at = time.monotonic()
         self._batches = batches
         self._progress = progress
         self._summaries = summaries
@@ -99,7 +118,10 @@ class Controller:
         self._traced = False
         self._shown: QueueStats | None = None  # what was shown of the input last
         self._since_summary = _Sums(time.monotonic())
-        self._since_save = _Sums(time.monotonic())
+        self._loss = _Loss()
+        if self._step in checkpoints.steps():
+            record = checkpoints.record(self._step)
+            self._loss = _Loss(record.loss_sum or 0.0, record.weight_sum or 0.0)
 
     def run(self) -> Outcome:
         """Trains to the end or the early stop, then waits until the Evaluator has caught up.
@@ -116,7 +138,9 @@ class Controller:
                         self._stretch(iterator)
                     if (stats := queue_stats(iterator)) is not None:
                         self._progress.say(stats.sentence())
+                self._settle()
             finally:
+                self._saving.abandon()
                 self._stop.deferred = False
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
         self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
@@ -132,15 +156,19 @@ class Controller:
         mean = seconds / stretch.steps
         self._step_seconds = None if not self._traced else 0.7 * (self._step_seconds or mean) + 0.3 * mean
         self._traced = True  # the first call's time was spent on tracing
-        for sums in (self._since_summary, self._since_save):
-            sums.add(stretch)
+        self._since_summary.add(stretch)
+        self._loss.add(stretch)
         self._report(stretch)
         if self._step % self._train.summary_every == 0 or self._step == self._train.steps:
             self._summarise(iterator)
+        if self._saving.done():
+            self._rotate()
         if is_evaluation_step(self._step, self._train):
             self._save()
             keep = self._train.keep_checkpoints
             self._wait("the Evaluator to catch up", lambda: self._stopped() or len(self._unevaluated()) <= keep)
+        elif self._save_is_due():
+            self._save()
         if self._stop.requested:
             self._leave()
 
@@ -172,31 +200,55 @@ class Controller:
             self._summaries.stretch(self._step, self._since_summary.stretch, seconds=now - self._since_summary.since)
         self._since_summary = _Sums(now)
 
+    def _save_is_due(self) -> bool:
+        """By the clock: such a Checkpoint is only resumed from, and decides nothing."""
+        every = self._train.save_seconds
+        return every is not None and self._saving.step is None and time.monotonic() - self._saved_at >= every
+
     def _save(self) -> None:
-        """Saves, then rotates: what goes is decided with the new Checkpoint in place."""
-        since = self._since_save.stretch
-        self._checkpoints.save(
+        """Begins to save; when the Checkpoint is there, what may go is decided with it in place (`_rotate`)."""
+        evaluated = is_evaluation_step(self._step, self._train)
+        stood = self._saving.save(
             self._trainer.variables,
             step=self._step,
-            train_loss=since.loss if since else None,
+            train_loss=self._loss.mean,
             seconds=time.monotonic() - self._began,
+            loss_sum=None if evaluated else self._loss.total,
+            weight_sum=None if evaluated else self._loss.weight,
         )
-        self._since_save = _Sums(time.monotonic())
-        self._rotate()
+        self._saved_at = time.monotonic()
+        self._summaries.scalars(self._step, {"checkpoint_stall_milliseconds": 1000 * stood})
+        if evaluated:
+            self._loss = _Loss()
+
+    def _settle(self) -> None:
+        """Until nothing is being saved any more."""
+        if self._saving.settle():
+            self._rotate()
 
     def _rotate(self) -> None:
-        saved = self._checkpoints.steps()
+        saved, train = self._checkpoints.steps(), self._train
         best = self._evaluations.verdict().best if self._evaluated else None
         evaluated = [step for step in saved if not self._evaluated or self._evaluations.get(step) is not None]
-        keep = self._train.keep_checkpoints
+        hourly: set[int] = set()
+        if train.keep_hours is not None:
+            seconds = {step: self._checkpoints.record(step).seconds for step in saved}
+            hourly = kept_hourly(seconds, train.keep_hours)
         for step in rotation(
-            saved, keep=keep, evaluated=evaluated, best=best.step if best else None, train=self._train
+            saved,
+            keep=train.keep_checkpoints,
+            evaluated=evaluated,
+            best=best.step if best else None,
+            train=train,
+            hourly=hourly,
         ):
             self._checkpoints.remove(step)
 
     def _leave(self) -> None:
+        self._settle()
         if self._step not in self._checkpoints.steps():
             self._save()
+            self._settle()
         self._progress.say(f"interrupted at step {self._step}; the same command resumes there")
         raise Interrupted
 
@@ -206,9 +258,10 @@ class Controller:
     def _unevaluated(self) -> list[int]:
         if not self._evaluated:
             return []
+        steps = {*self._checkpoints.steps(), *([] if self._saving.step is None else [self._saving.step])}
         return [
             step
-            for step in self._checkpoints.steps()
+            for step in sorted(steps)
             if is_evaluation_step(step, self._train) and self._evaluations.get(step) is None
         ]
 
@@ -216,6 +269,8 @@ class Controller:
         """Until `ready`, looking ten times a second; the disk stays bounded because the chief doesn't run ahead."""
         begin = time.monotonic()
         while not ready():
+            if self._saving.done():
+                self._rotate()
             if self._stop.requested:
                 self._leave()
             error = self._folder.read_error()

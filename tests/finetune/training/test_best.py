@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune.spec import EarlyStop, TrainConfig
-from finetune.training.best import Evaluated, decide, evaluation_steps, is_evaluation_step, rotation
+from finetune.training.best import (
+    Evaluated,
+    decide,
+    evaluation_steps,
+    is_evaluation_step,
+    kept_hourly,
+    rotation,
+)
 
 NAN = float("nan")
 
@@ -112,3 +119,15 @@ def test_rotation_never_removes_what_it_promises_to_keep(
     assert not set(gone) & {max(places), best, *unevaluated}
     left = [step for step in places - set(gone) if is_evaluation_step(step, train)]
     assert len(left) <= keep + len(unevaluated) + 1
+
+
+def test_the_first_checkpoint_of_each_stretch_of_hours_stays() -> None:
+    seconds = {step: 1800.0 * step for step in range(1, 10)}  # every half hour
+    assert kept_hourly(seconds, 2.0) == {4, 8}
+    assert kept_hourly(seconds, 0.5) == set(range(1, 10))
+    assert kept_hourly({1: 5.0}, 2.0) == set()
+    # What was chosen stays chosen when the others are gone.
+    assert kept_hourly({step: seconds[step] for step in (4, 8, 9)}, 2.0) == {4, 8}
+    train = TrainConfig(steps=100, evaluate_every=1)
+    gone = rotation(range(1, 10), keep=1, evaluated=range(1, 10), best=2, train=train, hourly={4, 8})
+    assert gone == [1, 3, 5, 6, 7]

@@ -26,6 +26,7 @@ from finetune.training.progress import Progress, Pulse
 from finetune.training.stop import Interrupted, StopSignal
 from finetune.training.summaries import Summaries
 from tests.finetune.training.line import LineTask
+from zoo.atomic_file import NoSpace
 
 
 def spec(**train: Any) -> JobSpec:
@@ -57,6 +58,7 @@ class Run:
         self.stderr = io.StringIO()
         self._evaluated = evaluated
         self._timeout = timeout
+        self.seconds_before = 0.0
 
     def start(self) -> Outcome:
         summaries = Summaries(self.folder.events_train)
@@ -72,6 +74,7 @@ class Run:
                 stop=self.stop,
                 evaluated=self._evaluated,
                 evaluator_timeout=self._timeout,
+                seconds_before=self.seconds_before,
             ).run()
 
     @contextmanager
@@ -269,3 +272,79 @@ def test_an_evaluator_without_a_chief_ends_naming_the_folder(tmp_path: Path, tas
     run = Run(tmp_path, task, spec())
     with pytest.raises(ChiefGone, match=str(tmp_path)):
         evaluator_of(run, timeout=0.5).run()
+
+
+def test_checkpoints_by_the_clock_are_resumed_from_and_decide_nothing(tmp_path: Path, task: Any) -> None:
+    """At every call of the trainer, since the clock is always past due: the outcome is that of a run without them."""
+    plain = Run(tmp_path / "plain", task, spec())
+    with plain.evaluator(lambda step: abs(step - 20)):
+        expected = plain.start()
+    clocked = Run(tmp_path / "clocked", task, spec(save_seconds=1e-9, keep_checkpoints=2))
+    saved: list[int] = []
+    save = clocked.checkpoints.save
+
+    def noted(variables: Any, *, step: int, **record: Any) -> None:
+        saved.append(step)
+        save(variables, step=step, **record)
+
+    clocked.checkpoints.save = noted  # type: ignore[method-assign]
+    with clocked.evaluator(lambda step: abs(step - 20)) as seen:
+        outcome = clocked.start()
+    between = [step for step in saved if step % 10]
+    assert between, saved  # summaries are every 5 steps, so that calls end there
+    assert saved == sorted(saved)
+    assert (outcome.steps, outcome.best_step) == (expected.steps, expected.best_step) == (60, 20)
+    assert sorted(int(path.stem) for path in clocked.folder.evaluations.iterdir()) == list(range(10, 61, 10))
+    assert all(len([step for step in steps if step % 10]) <= 2 for steps in seen)
+    assert not set(clocked.checkpoints.steps()) & set(between)
+    for step in (20, 60):
+        for name, value in plain.checkpoints.read_weights(step).items():
+            np.testing.assert_array_equal(clocked.checkpoints.read_weights(step)[name], value)
+        assert clocked.checkpoints.record(step).train_loss == pytest.approx(plain.checkpoints.record(step).train_loss)
+
+
+def test_the_training_loss_of_an_evaluation_outlives_an_interruption(tmp_path: Path, task: Any) -> None:
+    whole = Run(tmp_path / "whole", task, spec(steps=20), evaluated=False)
+    whole.start()
+    parts = Run(tmp_path / "parts", task, spec(steps=20, summary_every=3), evaluated=False)
+    original = parts.trainer.run
+
+    def run_then_ask(iterator: Any, num_steps: int) -> Any:
+        stretch = original(iterator, num_steps)
+        parts.stop.requested = int(parts.trainer.global_step.numpy()) >= 13
+        return stretch
+
+    parts.trainer.run = run_then_ask  # type: ignore[method-assign]
+    with pytest.raises(Interrupted):
+        parts.start()
+    assert parts.checkpoints.steps()[-1] not in (10, 20)
+    again = Run(tmp_path / "parts", task, spec(steps=20, summary_every=3), evaluated=False)
+    again.start()
+    losses = [run.checkpoints.record(20).train_loss for run in (whole, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_one_checkpoint_for_so_many_hours_of_training_is_kept(tmp_path: Path, task: Any) -> None:
+    """The run began hours ago, as its earlier sessions say; the first Checkpoint of an hour stays."""
+    run = Run(tmp_path, task, spec(keep_hours=1.0, keep_checkpoints=1), evaluated=False)
+    run.seconds_before = 7300.0
+    run.start()
+    assert run.checkpoints.steps() == [10, 60]
+    assert run.checkpoints.record(10).seconds > 7300
+
+
+def test_a_disk_that_is_full_ends_the_run_with_what_is_there(tmp_path: Path, task: Any) -> None:
+    run = Run(tmp_path, task, spec(), evaluated=False)
+    save = run.checkpoints.save
+
+    def full_at_30(variables: Any, *, step: int, **record: Any) -> None:
+        if step == 30:
+            raise NoSpace("the disk is full; the Checkpoints before are kept", path="x")
+        save(variables, step=step, **record)
+
+    run.checkpoints.save = full_at_30  # type: ignore[method-assign]
+    with pytest.raises(NoSpace, match="are kept"):
+        run.start()
+    assert 20 in run.checkpoints.steps()
+    assert 30 not in run.checkpoints.steps()
+    assert not run.folder.checkpoints_done_path.exists()
