@@ -106,3 +106,15 @@ def test_augmentation_goes_with_a_backbone_that_is_trained() -> None:
     )
     assert spec.data.augment.crop == "inception"
     assert JobSpec.parse(spec.to_json()) == spec
+
+
+def test_what_came_later_is_in_the_json_only_where_it_says_something() -> None:
+    """So the digest of an older job's spec, by which its Checkpoints are known, is the same today."""
+    plain = JobSpec.parse(SPEC)
+    assert "save_seconds" not in plain.to_json()["train"]
+    assert "accumulate" not in plain.to_json()["train"]["optimizer"]
+    spec = JobSpec.parse(SPEC | {"train": {"keep_hours": 2, "optimizer": {"accumulate": 3}}})
+    told = spec.to_json()
+    assert (told["train"]["keep_hours"], told["train"]["optimizer"]["accumulate"]) == (2, 3)
+    assert JobSpec.parse(told) == spec
+    assert JobSpec.parse(plain.to_json()) == plain
