@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli import cache, data, evaluate, jobs, predict, rank, recipes, run, tensorboard
+from finetune.cli import cache, data, evaluate, jobs, predict, rank, recipes, run, score, tensorboard
 from zoo.cli.output import new_app, print_fields, run_cli
 
 app = new_app("Fine-tune pretrained models, and ask what comes of it.")
@@ -39,6 +39,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "logs": jobs.logs,
     "cancel": jobs.cancel,
     "evaluate": evaluate.evaluate,
+    "score": score.score,
     "rank": rank.rank,
     "caption": predict.caption,
     "classify": predict.classify,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +36,7 @@ class CocoSource:
     bad_records: Sequence[BadRecord]
     classes: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
+    image_ids: Mapping[str, int] = field(default_factory=dict)  # file_name → COCO's number, in result files
 
     @classmethod
     def open(cls, location: str) -> CocoSource:
@@ -54,6 +55,7 @@ class CocoSource:
             bad_records=tuple(photos.bad),
             classes=photos.classes,
             notes=tuple(photos.notes()),
+            image_ids={name: number for number, name in photos.names.items()},
         )
 
     def read(self, index: int) -> bytes:

@@ -7,12 +7,13 @@ text file with a line a caption stands between, which `\\r` or U+2028 in a capti
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from finetune.metrics.bleu import bleu
 from finetune.metrics.cider import CiderScorer, DocumentFrequencies
 from finetune.metrics.rouge import rouge_l
+from finetune.metrics.variety import caption_variety, variety_warnings
 from finetune.text.tokenizer import tokenize
 from zoo.errors import InvalidArgument
 
@@ -26,6 +27,7 @@ def caption_metrics(
     references: Sequence[Sequence[str]],
     *,
     frequencies: DocumentFrequencies | None = None,
+    known: Collection[tuple[str, ...]] | None = None,
 ) -> dict[str, Any]:
     """Scores of one candidate an image against that image's references.
 
@@ -33,10 +35,12 @@ def caption_metrics(
         candidates: N captions.
         references: N lists of one or more captions, in the same order.
         frequencies: how rare n-grams are, for CIDEr; counted in `references` by default.
+        known: the training split's captions (`known_captions`), to count how many candidates are new.
 
     Returns:
         `bleu_1` … `bleu_4`, `rouge_l` (0 to 1), `cider` (pycocoevalcap's scale: Show and Tell's 85.5 on COCO is 0.855
-        here), `words_per_caption`, and `warnings`, sentences on what makes a figure say little.
+        here), `words_per_caption`, what `caption_variety` gives, and `warnings`, sentences on what makes a figure say
+        little.
 
     Raises:
         UnpairedCaptions: the lists differ in length, are empty, or an image has no reference.
@@ -50,8 +54,16 @@ def caption_metrics(
     metrics["rouge_l"] = rouge_l(said, truths)
     metrics["cider"] = sum(cider) / len(cider)
     metrics["words_per_caption"] = sum(len(words) for words in said) / len(said)
-    metrics["warnings"] = _warnings(said, frequencies.images if frequencies else len(truths))
+    facts = caption_variety(said, truths, known=known)
+    metrics |= facts
+    images = frequencies.images if frequencies else len(truths)
+    metrics["warnings"] = [*_warnings(said, images), *variety_warnings(facts, len(said))]
     return metrics
+
+
+def known_captions(captions: Iterable[str]) -> frozenset[tuple[str, ...]]:
+    """Captions as `caption_metrics` compares them."""
+    return frozenset(tuple(tokenize(caption)) for caption in captions)
 
 
 def _check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
@@ -72,7 +84,10 @@ def _check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]])
 def _warnings(said: Sequence[Sequence[str]], images: int) -> list[str]:
     warnings = []
     if images == 1:
-        warnings.append("cider is 0 for a single image: its inverse document frequencies are all zero")
+        warnings.append(
+            "cider is 0 for a single image: its inverse document frequencies are all zero; "
+            "document frequencies of a larger corpus give it a value"
+        )
     empty = sum(not words for words in said)
     if empty:
         warnings.append(f"{empty} of {len(said)} candidates hold no word")
