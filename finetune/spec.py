@@ -47,6 +47,7 @@ class DataConfig(_Part):
     views: Annotated[int, Field(ge=1, le=10)] = 1  # feature vectors an image: the image itself, then augmented views
     order: OrderName = "shuffled"  # of training rows, see finetune.data.order_choice and docs/data.md
     order_power: Annotated[float, Field(ge=0, le=1)] | None = None  # weighted: 0 is shuffled, 1 balanced; None: 0.5
+    features: Literal["float32", "float16"] = "float32"  # of a frozen backbone, as they are kept; see docs/data.md
     augment: Augmentation = Augmentation()  # of images, so where the backbone is trained too (model.train_from)
 
 
@@ -205,6 +206,11 @@ class JobSpec(_Part):
         spec = checked(cls, value)
         _check_augmentation(spec)
         _check_order(spec)
+        if spec.data.features != "float32" and spec.model.train_from != "none":
+            raise InvalidSpec(
+                f"data.features is {spec.data.features}: no features are kept where the backbone is trained too",
+                hint="--set data.features=float32",
+            )
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:

@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from finetune.data.feature_shards import ShardFolder
-from zoo.atomic_file import TEMPORARY, fsync_directory, make_directories, storage_error
+from zoo.atomic_file import TEMPORARY, make_directories, storage_error
 from zoo.errors import ZooError
 from zoo.feature_sets import FEATURES, feature_set, mark_used
 from zoo.store.object_store import ObjectExists, ObjectStore
@@ -90,14 +90,14 @@ class FeatureStore:
     def _fetch(self, folder: ShardFolder) -> None:
         wanted = {name for name in self._names(folder) if name.endswith(".npy")}
         for name in sorted(wanted - {path.name for path in folder.path.glob("*.npy")}):
-            path = folder.path / name
-            self._download(f"features/{folder.path.name}/{name}", path, name.removesuffix(".npy"))
+            self._download(folder, name)
         if wanted:
             folder.write_key()
             if time.time() - self._last_use.get(folder.path.name, 0.0) > _MARK_EVERY:
                 mark_used(self._store, folder.path.name)
 
-    def _download(self, key: str, path: Path, digest: str) -> None:
+    def _download(self, folder: ShardFolder, name: str) -> None:
+        key, path = f"features/{folder.path.name}/{name}", folder.path / name
         make_directories(path.parent)
         temporary = path.parent / f"{TEMPORARY}{secrets.token_hex(12)}"
         try:
@@ -105,11 +105,10 @@ class FeatureStore:
             with temporary.open("rb") as file:
                 found = hashlib.file_digest(file, "sha256").hexdigest()
                 os.fsync(file.fileno())
-            if found != digest:
+            if f"{found}.npy" != name:
                 print(f"warning: {key} in {self._store.url} isn't what it was: left alone", file=sys.stderr, flush=True)
                 return
-            temporary.replace(path)
-            fsync_directory(path.parent)
+            folder.take_in(temporary, name)
             self.fetched.add(path)
         except OSError as error:
             raise storage_error(error, "write", path) from error

@@ -5,72 +5,52 @@ Takes a Backbone, an ExampleSource and indices. Gives a FeatureArray. Next: `fin
 A vector's key: backbone digest, InputSpec and preprocessing version, dtype, batch size, view; then the sha256 of the
 image's encoded bytes. The batch size belongs to it because the last bits of a vector depend on it; so every pass has
 the same size, the last one filled up with zeros. Images are read and decoded by threads ahead of the passes.
+
+Any number of processes may fill a set at once: each computes what no other has claimed. In float16 a set takes half the
+space and keeps 11 bits of each value, which are widened when they are fed.
 """
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import itertools
 import json
+import logging
 import os
 import shutil
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
+from finetune.data.feature_fill import FeatureBackbone, FeatureFill
+from finetune.data.feature_room import feature_limit, hold, in_use, last_use, make_room
 from finetune.data.feature_shards import ShardFolder, num_records
 from finetune.data.feature_store import FeatureStore
-from finetune.data.image_header import UnreadableImage
-from finetune.data.preprocess import PREPROCESS_VERSION, load_views, normalise
+from finetune.data.preprocess import PREPROCESS_VERSION
 from finetune.data.source import BadRecord, ExampleSource
 from zoo.atomic_file import storage_error
 from zoo.cache import default_cache_root
-from zoo.errors import Aborted, Cancelled, FailedPrecondition, InvalidArgument
-from zoo.input_spec import InputSpec
+from zoo.errors import Aborted, InvalidArgument
 
+_LOG = logging.getLogger(__name__)
 BATCH_SIZE = 32
-_DTYPE = "float32"
-_PROGRESS_SECONDS = 0.25
-_SEND_SECONDS = 60.0  # so that a machine that is lost loses little of hours of passes
-
-
-class FillStopped(Cancelled):
-    """Filling was asked to stop; what had been computed is kept."""
+FeatureDtype = Literal["float32", "float16"]
+_MAPPED_FROM = 1 << 28  # bytes: larger arrays lie in a file without a name, whose pages the system may drop
 
 
 class CacheCleared(Aborted):
     """Vectors vanished while they were being gathered."""
 
 
-class UnusableFeatures(FailedPrecondition):
-    """The backbone gives values that are not finite, or of another shape than it says."""
-
-
-class FeatureBackbone(Protocol):
-    """What the cache needs of a Backbone (finetune.models.backbone)."""
-
-    @property
-    def digest(self) -> str: ...
-
-    @property
-    def input_spec(self) -> InputSpec: ...
-
-    @property
-    def feature_dim(self) -> int: ...
-
-    def feature_vector(self, image_BHWC: Any) -> Any: ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class FeatureArray:
-    """`features` float32 [N, V, D]: row r is example `indices[r]`, view 0 the image itself.
+    """`features` float32 or float16 [N, V, D]: row r is example `indices[r]`, view 0 the image itself. Large ones are
+    memory-mapped.
 
     The rows of the images in `bad` (they could not be decoded) are zeros, and `rows_of` refuses them.
     """
@@ -93,17 +73,27 @@ class FeatureArray:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheEntry:
-    """One set of vectors in the cache."""
+    """One set of vectors in the cache. `in_use`: by a process that lives."""
 
     backbone: str
     view: int
+    dtype: str
     vectors: int
     bytes: int
+    last_use: datetime
+    in_use: bool
     key: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
-        return {"backbone": self.backbone, "view": self.view, "vectors": self.vectors, "bytes": self.bytes} | {
-            "key": self.key
+        return {
+            "backbone": self.backbone,
+            "view": self.view,
+            "dtype": self.dtype,
+            "vectors": self.vectors,
+            "bytes": self.bytes,
+            "last_use": self.last_use.isoformat(timespec="seconds"),
+            "in_use": self.in_use,
+            "key": self.key,
         }
 
 
@@ -113,10 +103,24 @@ class FeatureCache:
     Safe to use from several processes at once.
     """
 
-    def __init__(self, root: Path | None = None, *, shared: FeatureStore | None = None) -> None:
-        """`shared`: where other machines' vectors are looked for, and ours are sent to."""
+    def __init__(
+        self,
+        root: Path | None = None,
+        *,
+        shared: FeatureStore | None = None,
+        dtype: FeatureDtype = "float32",
+        limit: int | None = None,
+    ) -> None:
+        """
+        Args:
+            shared: where other machines' vectors are looked for, and ours are sent to.
+            dtype: of the vectors on disk and in a FeatureArray; sets of either are kept apart.
+            limit: bytes, 0 for no cap; None: `feature_limit()`. What running processes use stays also above it.
+        """
         self.root = default_cache_root() / "features" if root is None else root
         self._shared = shared
+        self._dtype = dtype
+        self._limit = feature_limit() if limit is None else limit
 
     def open_or_fill(
         self,
@@ -141,9 +145,15 @@ class FeatureCache:
         """
         folders = [self._folder(backbone, view, batch_size) for view in range(views)]
         shared = self._shared
-        fill = _Fill(backbone, source, folders, max_pixels=max_pixels, batch_size=batch_size, shared=shared)
+        for folder in folders:
+            hold(folder.path)
+            folder.reload_if_changed()  # somebody may have removed it before we held it
+        fill = FeatureFill(
+            backbone, source, folders, max_pixels=max_pixels, batch_size=batch_size, dtype=self._dtype, shared=shared,
+            make_room=self._make_room,
+        )  # fmt: skip
         fill.run(indices, on_progress, stop)
-        features_NVD = np.zeros((len(indices), views, backbone.feature_dim), np.float32)
+        features_NVD = self._array((len(indices), views, backbone.feature_dim))
         for view, folder in enumerate(folders):
             folder.reload()
             missing = folder.gather(fill.digests, features_NVD[:, view])
@@ -163,192 +173,69 @@ class FeatureCache:
         )
 
     def list(self) -> list[CacheEntry]:
-        """What is cached, by backbone and view."""
+        """What is cached, by backbone, dtype and view."""
         entries = []
         for key_file in sorted(self.root.glob("*/key.json")):
-            key = json.loads(key_file.read_bytes())
-            shards = list(key_file.parent.glob("*.npy"))
-            entries.append(
-                CacheEntry(
-                    backbone=key["backbone"],
-                    view=key["view"],
-                    vectors=sum(num_records(file) for file in shards),
-                    bytes=sum(file.stat().st_size for file in shards),
-                    key=key,
-                )
-            )
-        return sorted(entries, key=lambda entry: (entry.backbone, entry.view))
+            with suppress(FileNotFoundError):  # removed while we look
+                entries.append(_entry(key_file))
+        return sorted(entries, key=lambda entry: (entry.backbone, entry.dtype, entry.view))
 
     def clear(self) -> int:
         """Deletes every cached vector; returns the bytes freed. Running jobs keep what they have opened."""
         freed = sum(entry.bytes for entry in self.list())
         try:
-            shutil.rmtree(self.root)
+            for path in self.root.glob("[!.]*"):  # the locks stay: somebody may hold one
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
         except FileNotFoundError:
             return freed
         except OSError as error:
             raise storage_error(error, "clear", self.root) from error
         return freed
 
+    def _make_room(self) -> None:
+        try:
+            make_room(self.root, self._limit)
+        except OSError as error:
+            raise storage_error(error, "make room in", self.root) from error
+
+    def _array(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Zeros; in memory where the disk is full, or may not be written. (Room is made for the whole file first: else
+        a disk that fills up would kill the process when it writes to a page.)"""
+        size = int(np.prod(shape)) * np.dtype(self._dtype).itemsize
+        if size < _MAPPED_FROM:
+            return np.zeros(shape, self._dtype)
+        try:
+            with tempfile.TemporaryFile(dir=self.root) as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+                return np.memmap(file, np.dtype(self._dtype), "r+", shape=shape)
+        except OSError as error:
+            _LOG.warning("%d bytes of features are kept in memory: %s", size, storage_error(error, "use", self.root))
+            return np.zeros(shape, self._dtype)
+
     def _folder(self, backbone: FeatureBackbone, view: int, batch_size: int) -> ShardFolder:
         key = {
             "backbone": backbone.digest,
             "input_spec": backbone.input_spec.model_dump(mode="json"),
             "preprocess": PREPROCESS_VERSION,
-            "dtype": _DTYPE,
+            "dtype": self._dtype,
             "batch_size": batch_size,
             "view": view,
             "feature_dim": backbone.feature_dim,
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
-        return ShardFolder(self.root / name, dim=backbone.feature_dim, key=key)
+        return ShardFolder(self.root / name, dim=backbone.feature_dim, key=key, dtype=self._dtype)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Decoded:
-    """One image as a thread hands it over; `pixels` has the views that the cache lacks."""
-
-    index: int
-    digest: bytes | None
-    pixels: tuple[tuple[int, np.ndarray], ...] = ()
-    bad: BadRecord | None = None
-
-
-class _Fill:
-    """One run over the images: threads decode, this thread runs the passes and writes."""
-
-    def __init__(
-        self,
-        backbone: FeatureBackbone,
-        source: ExampleSource,
-        folders: Sequence[ShardFolder],
-        *,
-        max_pixels: int,
-        batch_size: int,
-        shared: FeatureStore | None,
-    ) -> None:
-        self._backbone = backbone
-        self._shared = shared
-        self._asked = threading.Lock()
-        self._lacking_is_known = shared is None  # else the store is asked when the first vector is lacking
-        self._sender = ThreadPoolExecutor(max_workers=1, thread_name_prefix="send-features")
-        self._sent = time.monotonic()
-        self._source = source
-        self._folders = folders
-        self._max_pixels = max_pixels
-        self._batch_size = batch_size
-        self._batch: list[tuple[int, bytes, np.ndarray]] = []
-        self._seen: set[tuple[int, bytes]] = set()
-        self.digests: list[bytes | None] = []
-        self.bad: list[BadRecord] = []
-        self.computed = 0
-
-    def run(self, indices: Sequence[int], on_progress: Callable[[int, int], None], stop: Callable[[], bool]) -> None:
-        told = 0.0
-        try:
-            for decoded in self._decoded(indices):
-                if stop():
-                    raise FillStopped(f"stopped after {len(self.digests)} of {len(indices)} images")
-                self._take(decoded)
-                if time.monotonic() - told > _PROGRESS_SECONDS:
-                    on_progress(len(self.digests), len(indices))
-                    told = time.monotonic()
-            self._pass()
-        finally:  # whatever ended it, Ctrl-C included
-            for folder in self._folders:
-                folder.write()
-            if self.computed:
-                self._send()
-            self._sender.shutdown(wait=True)
-        on_progress(len(indices), len(indices))
-
-    def _send(self) -> None:
-        """In a thread of its own: an upload delays no pass."""
-        if self._shared is not None:
-            self._sent = time.monotonic()
-            for folder in self._folders:
-                self._sender.submit(self._shared.send, folder)
-
-    def _decoded(self, indices: Sequence[int]) -> Iterator[_Decoded]:
-        """In the order of `indices`; a bounded number is ahead of the taker."""
-        workers = os.cpu_count() or 1
-        ahead = max(2 * workers, 3 * self._batch_size // len(self._folders))
-        waiting: collections.deque[Future[_Decoded]] = collections.deque()
-        left = iter(indices)
-        pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
-        try:
-            waiting.extend(pool.submit(self._decode, index) for index in itertools.islice(left, ahead))
-            while waiting:
-                decoded = waiting.popleft().result()
-                waiting.extend(pool.submit(self._decode, index) for index in itertools.islice(left, 1))
-                yield decoded
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-    def _decode(self, index: int) -> _Decoded:
-        try:
-            data = self._source.read(index)
-            digest = hashlib.sha256(data).digest()
-            lacking = self._lacking(digest)
-            if lacking and not self._lacking_is_known:
-                self._fetch()
-                lacking = self._lacking(digest)
-            if not lacking:
-                return _Decoded(index=index, digest=digest)
-            pixels = load_views(data, self._backbone.input_spec, views=lacking, max_pixels=self._max_pixels)
-            return _Decoded(index=index, digest=digest, pixels=tuple(zip(lacking, pixels, strict=True)))
-        except UnreadableImage as error:
-            return _Decoded(
-                index=index, digest=None, bad=BadRecord(id=self._source.examples[index].id, reason=error.message)
-            )
-
-    def _lacking(self, digest: bytes) -> list[int]:
-        return [view for view, folder in enumerate(self._folders) if digest not in folder]
-
-    def _fetch(self) -> None:
-        """Once, by the first thread that lacks something; the others wait for it. `reload` swaps what a folder knows in
-        one go, so that threads may look meanwhile."""
-        with self._asked:
-            if not self._lacking_is_known and self._shared is not None:
-                for folder in self._folders:
-                    self._shared.fetch(folder)
-                    folder.reload()
-            self._lacking_is_known = True
-
-    def _take(self, decoded: _Decoded) -> None:
-        self.digests.append(decoded.digest)
-        if decoded.bad is not None:
-            self.bad.append(decoded.bad)
-        if decoded.digest is None:
-            return
-        for view, pixels_HWC in decoded.pixels:
-            if (view, decoded.digest) in self._seen:
-                continue  # the same bytes under another name
-            self._seen.add((view, decoded.digest))
-            self._batch.append((view, decoded.digest, pixels_HWC))
-            if len(self._batch) == self._batch_size:
-                self._pass()
-
-    def _pass(self) -> None:
-        batch, self._batch = self._batch, []
-        if not batch:
-            return
-        spec = self._backbone.input_spec
-        image_BHWC = np.zeros((self._batch_size, spec.height, spec.width, 3), np.float32)
-        image_BHWC[: len(batch)] = normalise(np.stack([pixels_HWC for _, _, pixels_HWC in batch]), spec)
-        feature_BD = np.asarray(self._backbone.feature_vector(image_BHWC), np.float32)
-        if feature_BD.shape != (self._batch_size, self._backbone.feature_dim):
-            raise UnusableFeatures(
-                f"the backbone gave features of shape {feature_BD.shape}, expected "
-                f"{(self._batch_size, self._backbone.feature_dim)}"
-            )
-        if not np.isfinite(feature_BD[: len(batch)]).all():
-            raise UnusableFeatures(
-                "the backbone gave features that are not finite (NaN or infinite): its weights do not fit its input",
-                hint="zoo verify REF",
-            )
-        for (view, digest, _), feature_D in zip(batch, feature_BD, strict=False):
-            self._folders[view].add(digest, feature_D)
-        self.computed += len(batch)
-        if time.monotonic() - self._sent > _SEND_SECONDS:
-            self._send()
+def _entry(key_file: Path) -> CacheEntry:
+    key, folder = json.loads(key_file.read_bytes()), key_file.parent
+    shards = list(folder.glob("*.npy"))
+    return CacheEntry(
+        backbone=key["backbone"],
+        view=key["view"],
+        dtype=key["dtype"],
+        vectors=sum(num_records(file) for file in shards),
+        bytes=sum(file.stat().st_size for file in shards),
+        last_use=datetime.fromtimestamp(last_use(folder), UTC),
+        in_use=in_use(folder),
+        key=key,
+    )

@@ -243,7 +243,7 @@ def _features(
     parts: Sequence[str] = ("train", "validation", "test"),
 ) -> dict[str, FeatureArray]:
     """A FeatureArray for each part that has examples; augmented views for the training split only."""
-    cache = FeatureCache(shared=shared_features(store))
+    cache = FeatureCache(shared=shared_features(store), dtype=spec.data.features)
 
     def fill(part: str) -> FeatureArray:
         return cache.open_or_fill(

@@ -62,4 +62,4 @@ class SplitData:
         """float32 [len(examples), D]: of each image itself, no augmentation."""
         if self.features_NVD is None:
             raise Internal(f"the {self.name} split has no features yet")
-        return np.asarray(self.features_NVD[self.row_of, 0, :])
+        return np.asarray(self.features_NVD[self.row_of, 0, :], np.float32)

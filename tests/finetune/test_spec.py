@@ -118,3 +118,11 @@ def test_what_came_later_is_in_the_json_only_where_it_says_something() -> None:
     assert (told["train"]["keep_hours"], told["train"]["optimizer"]["accumulate"]) == (2, 3)
     assert JobSpec.parse(told) == spec
     assert JobSpec.parse(plain.to_json()) == plain
+
+
+def test_half_precision_is_for_features_that_are_kept() -> None:
+    value = JobSpec.parse(SPEC).to_json()
+    assert JobSpec.parse(value | {"data": value["data"] | {"features": "float16"}}).data.features == "float16"
+    thawed = value | {"data": value["data"] | {"features": "float16"}, "model": {"train_from": "all"}}
+    with pytest.raises(InvalidSpec, match=r"data\.features is float16: no features are kept"):
+        JobSpec.parse(thawed)

@@ -34,15 +34,16 @@ _BLOB = re.compile(r"[0-9a-f]{64}\Z")
 
 
 class InvalidCacheLimit(InvalidArgument):
-    """`MODELZOO_CACHE_LIMIT` isn't a size."""
+    """`MODELZOO_CACHE_LIMIT`, or a variable like it, isn't a size."""
 
 
 class CacheTooSmall(ResourceExhausted):
     """A blob is larger than the whole cache may become."""
 
 
-def cache_limit(text: str | None) -> int:
-    """Bytes, from `20GB`, `500 MiB`, `1000000`; `0` or `none` mean no cap and give 0. Raises InvalidCacheLimit."""
+def cache_limit(text: str | None, *, variable: str = "MODELZOO_CACHE_LIMIT") -> int:
+    """Bytes, from `20GB`, `500 MiB`, `1000000`; `0` or `none` mean no cap and give 0. Raises InvalidCacheLimit, which
+    names the variable that the text comes from."""
     if text is None or not text.strip():
         return DEFAULT_LIMIT
     if text.strip().lower() == "none":
@@ -51,9 +52,9 @@ def cache_limit(text: str | None) -> int:
     units = {unit.lower(): size for unit, size in _UNITS.items()}
     if match is None or match["unit"].lower() not in units:
         raise InvalidCacheLimit(
-            f"MODELZOO_CACHE_LIMIT={text!r} is no size; allowed: a number with one of "
+            f"{variable}={text!r} is no size; allowed: a number with one of "
             f"{', '.join(unit for unit in _UNITS if unit)}, or none for no cap",
-            hint="MODELZOO_CACHE_LIMIT=20GB",
+            hint=f"{variable}=20GB",
         )
     return int(float(match["number"]) * units[match["unit"].lower()])
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune.data.features import CacheCleared, FeatureArray, FeatureCache, FillStopped, UnusableFeatures
+from finetune.data.feature_fill import FillStopped, UnusableFeatures
+from finetune.data.features import CacheCleared, FeatureArray, FeatureCache
 from finetune.data.preprocess import load_views, normalise
 from finetune.data.scenes import SceneSource
 from finetune.data.sources import open_source
@@ -47,7 +48,8 @@ class MeanBackbone:
 
 def fill(root: Path, backbone: Any, source: Any, **more: Any) -> FeatureArray:
     options = {"indices": range(len(source.examples)), "max_pixels": LIMIT, "batch_size": 4} | more
-    return FeatureCache(root).open_or_fill(backbone=backbone, source=source, **options)
+    cache = FeatureCache(root, dtype=options.pop("dtype", "float32"))
+    return cache.open_or_fill(backbone=backbone, source=source, **options)
 
 
 SCENES = SceneSource.open("count=11,size=32")
@@ -89,6 +91,7 @@ def test_what_decides_a_vector_is_in_its_key(tmp_path: Path) -> None:
         (MeanBackbone("sha256:other"), {}),
         (MeanBackbone(spec=InputSpec(height=24, width=24, background=(0, 0, 0))), {}),
         (MeanBackbone(), {"batch_size": 5}),
+        (MeanBackbone(), {"dtype": "float16"}),
     ):
         assert fill(tmp_path, backbone, SCENES, **more).computed == 11
 
@@ -265,7 +268,7 @@ def test_a_killed_filler_leaves_a_sound_cache(tmp_path: Path) -> None:
 
 def test_unfinished_files_of_the_dead_are_removed_after_a_day(tmp_path: Path) -> None:
     fill(tmp_path, MeanBackbone(), SCENES, indices=range(4))
-    (folder,) = tmp_path.iterdir()
+    (folder,) = tmp_path.glob("[!.]*")
     old, new = folder / ".tmp-old", folder / ".tmp-new"
     for path in (old, new):
         path.write_bytes(b"half")
