@@ -180,6 +180,7 @@ class DebugConfig(_Part):
         return value
 
 
+_LATER_OF_DATA = ("order", "order_power", "features")
 _LATER_OF_TRAINING = ("save_seconds", "keep_hours")
 _LATER_OF_OPTIMIZERS = (
     "end_learning_rate", "power", "boundaries", "nesterov", "rho", "beta_1", "beta_2", "epsilon", "accumulate",
@@ -205,12 +206,7 @@ class JobSpec(_Part):
         """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
         spec = checked(cls, value)
         _check_augmentation(spec)
-        _check_order(spec)
-        if spec.data.features != "float32" and spec.model.train_from != "none":
-            raise InvalidSpec(
-                f"data.features is {spec.data.features}: no features are kept where the backbone is trained too",
-                hint="--set data.features=float32",
-            )
+        _check_input(spec)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:
@@ -222,6 +218,7 @@ class JobSpec(_Part):
         where it says nothing: so the specs of jobs from before stay equal to today's, and their Checkpoints theirs."""
         value = self.model_dump(mode="json", exclude={"debug"} if self.debug == DebugConfig() else None)
         for place, default, names in (
+            (value["data"], DataConfig(location=""), _LATER_OF_DATA),
             (value["train"], TrainConfig(), _LATER_OF_TRAINING),
             (value["train"]["optimizer"], OptimizerConfig(), _LATER_OF_OPTIMIZERS),
         ):
@@ -254,8 +251,8 @@ def _check_augmentation(spec: JobSpec) -> None:
         raise InvalidSpec("data.augment: mixup and cutmix mix two pictures, which no caption describes; set both to 0")
 
 
-def _check_order(spec: JobSpec) -> None:
-    """Raises InvalidSpec where data.order can't do what it says."""
+def _check_input(spec: JobSpec) -> None:
+    """Raises InvalidSpec where data.order or data.features can't do what it says."""
     data = spec.data
     if data.order != "shuffled" and spec.head.kind == "captioner":
         raise InvalidSpec(
@@ -267,6 +264,11 @@ def _check_order(spec: JobSpec) -> None:
         raise InvalidSpec(
             f"data.order_power is for data.order=weighted; data.order is {data.order}",
             hint="--set data.order=weighted",
+        )
+    if data.features != "float32" and spec.model.train_from != "none":
+        raise InvalidSpec(
+            f"data.features is {data.features}: no features are kept where the backbone is trained too",
+            hint="--set data.features=float32",
         )
 
 

@@ -112,6 +112,7 @@ def test_what_came_later_is_in_the_json_only_where_it_says_something() -> None:
     """So the digest of an older job's spec, by which its Checkpoints are known, is the same today."""
     plain = JobSpec.parse(SPEC)
     assert "save_seconds" not in plain.to_json()["train"]
+    assert not {"order", "order_power", "features"} & plain.to_json()["data"].keys()
     assert "accumulate" not in plain.to_json()["train"]["optimizer"]
     spec = JobSpec.parse(SPEC | {"train": {"keep_hours": 2, "optimizer": {"accumulate": 3}}})
     told = spec.to_json()
