@@ -113,12 +113,11 @@ def _data(location: str, settings: Sequence[str]) -> DataConfig:
 def _examples(
     source: ExampleSource, data: DataConfig, split: str, seed: int
 ) -> tuple[Sequence[Example], Sequence[Example]]:
-    """The examples that are scored, and those of the training split (none where all are scored)."""
+    """The examples that are scored, and those of the training split (none where there is no split)."""
     if split == "all":
         return list(source.examples), []
     planned = split_examples(source.examples, data.split, seed=seed, read=source.read)
-    chosen, training = getattr(planned, split), planned.train
-    return [source.examples[i] for i in chosen], [source.examples[i] for i in training] if split != TRAIN else []
+    return [source.examples[i] for i in getattr(planned, split)], [source.examples[i] for i in planned.train]
 
 
 def _pair(said: dict[int | str, str], source: ExampleSource, chosen: Sequence[Example]) -> _Paired:

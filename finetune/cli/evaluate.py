@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +19,8 @@ from zoo.cli.output import (
     TokenOption,
     chosen_server,
     print_json,
+    say,
+    say_next,
 )
 
 
@@ -34,6 +37,9 @@ def evaluate(
     split: Annotated[SplitName, typer.Option("--split")] = SplitName.test,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="data.… only")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of the split; default: the run's")] = None,
+    results: Annotated[
+        Path | None, typer.Option("--results", metavar="FILE", help="keep a captioner's captions, as COCO has results")
+    ] = None,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
@@ -43,6 +49,8 @@ def evaluate(
     """Score a version on every example of a split, each once. Data options default to those of the version's run."""
     address = chosen_server(server, store)
     given = settings or []
+    if address and results is not None:
+        raise typer.BadParameter("a server writes no files here; evaluate with --store", param_hint="--results")
     if address:
         from finetune.cli.request import settings_map
         from finetune.client import ZooClient
@@ -52,7 +60,10 @@ def evaluate(
                 reference, data=data or "", split=split.value, settings=settings_map(given), seed=seed
             )
     else:
-        result = _here(reference, store, data=data, split=split.value, settings=given, seed=seed)
+        result = _here(reference, store, data=data, split=split.value, settings=given, seed=seed, results=results)
+    if results is not None:
+        say(f"captions in {results}")
+        say_next(f"finetune score {results} --data DATA --split {split.value}")
     if output is Format.JSON:
         print_json(result)
         return
@@ -62,7 +73,14 @@ def evaluate(
 
 
 def _here(
-    reference: str, store: str | None, *, data: str | None, split: str, settings: list[str], seed: int | None
+    reference: str,
+    store: str | None,
+    *,
+    data: str | None,
+    split: str,
+    settings: list[str],
+    seed: int | None,
+    results: Path | None,
 ) -> dict[str, Any]:
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
@@ -79,4 +97,5 @@ def _here(
         split=split,
         settings=settings,
         seed=seed,
+        results=results,
     )

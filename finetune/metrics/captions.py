@@ -7,13 +7,13 @@ text file with a line a caption stands between, which `\\r` or U+2028 in a capti
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from finetune.metrics.bleu import bleu
 from finetune.metrics.cider import CiderScorer, DocumentFrequencies
 from finetune.metrics.rouge import rouge_l
-from finetune.metrics.variety import caption_variety, variety_warnings
+from finetune.metrics.variety import KnownCaptions, caption_variety, variety_warnings
 from finetune.text.tokenizer import tokenize
 from zoo.errors import InvalidArgument
 
@@ -27,7 +27,7 @@ def caption_metrics(
     references: Sequence[Sequence[str]],
     *,
     frequencies: DocumentFrequencies | None = None,
-    known: Collection[tuple[str, ...]] | None = None,
+    known: KnownCaptions | None = None,
 ) -> dict[str, Any]:
     """Scores of one candidate an image against that image's references.
 
@@ -61,9 +61,14 @@ def caption_metrics(
     return metrics
 
 
-def known_captions(captions: Iterable[str]) -> frozenset[tuple[str, ...]]:
+def known_captions(captions: Iterable[str]) -> KnownCaptions:
     """Captions as `caption_metrics` compares them."""
-    return frozenset(tuple(tokenize(caption)) for caption in captions)
+    return KnownCaptions(tokenize(caption) for caption in captions)
+
+
+def novel_share(candidates: Sequence[str], known: KnownCaptions) -> float:
+    """The share of captions that aren't among `known`, word for word."""
+    return sum(tokenize(caption) not in known for caption in candidates) / len(candidates)
 
 
 def _check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:

@@ -9,8 +9,10 @@ arXiv:1607.08822) parses English; at its first use the library fetches Stanford 
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -77,16 +79,13 @@ def _line(caption: str) -> str:
 
 def _score(name: str, truths: dict[int, list[str]], said: dict[int, list[str]]) -> float:
     try:
-        return float(_SCORERS[name]().compute_score(truths, said)[0])
+        with contextlib.redirect_stdout(sys.stderr):  # what the library has to say is no data
+            return float(_SCORERS[name]().compute_score(truths, said)[0])
     except ImportError as error:
         raise NoJavaMetrics(
             f"{name} needs the library pycocoevalcap, which can't be imported: {error}",
             hint="pip install 'modelzoo[java-metrics]'",
         ) from None
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        raise JavaMetricFailed(
-            f"{name} gave no score: {type(error).__name__}: {error!s:.200}",
-            hint="SPICE fetches Stanford CoreNLP at its first use, and needs 8 GB of memory"
-            if name == "spice"
-            else None,
-        ) from None
+        needs = "SPICE fetches Stanford CoreNLP at its first use, and needs 8 GB of memory" if name == "spice" else None
+        raise JavaMetricFailed(f"{name} gave no score: {type(error).__name__}: {error!s:.200}", hint=needs) from None

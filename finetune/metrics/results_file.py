@@ -39,10 +39,9 @@ def write_results(path: Path, ids: Sequence[ImageId], captions: Sequence[str]) -
         json.dumps({"image_id": image, "caption": caption}, ensure_ascii=False)
         for image, caption in zip(ids, captions, strict=True)
     ]
+    text = "[\n" + ",\n".join(lines) + "\n]\n"
     with replaced_file(path) as file:
-        file.write(
-            ("[\n" + ",\n".join(lines) + "\n]\n").encode("utf-8", "backslashreplace")
-        )  # \\ud83d is how JSON writes half a character
+        file.write(text.encode("utf-8", "backslashreplace"))  # half a character as JSON escapes it
 
 
 def read_results(path: Path) -> dict[ImageId, str]:

@@ -5,7 +5,7 @@ Takes tokenized captions. Gives shares and warnings. Next: `finetune.metrics.cap
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,11 +14,21 @@ from finetune.text.tokenizer import joining
 _FEW = 0.05  # of captions that differ: below it, somebody should look
 
 
+class KnownCaptions:
+    """The training split's captions, to be asked whether one is among them: some dozens of bytes each."""
+
+    def __init__(self, captions: Iterable[Sequence[str]]) -> None:
+        self._hashes = frozenset(hash(tuple(words)) for words in captions)  # 61 bits; of one process, so never kept
+
+    def __contains__(self, words: Sequence[str]) -> bool:
+        return hash(tuple(words)) in self._hashes
+
+
 def caption_variety(
     said: Sequence[Sequence[str]],
     truths: Sequence[Sequence[Sequence[str]]],
     *,
-    known: Collection[tuple[str, ...]] | None = None,
+    known: KnownCaptions | None = None,
 ) -> dict[str, Any]:
     """Facts on N captions of N images.
 

@@ -7,7 +7,8 @@ Next: `finetune.training.evaluator`, the CLI.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +18,12 @@ from finetune.data.feature_store import shared_features
 from finetune.data.features import FeatureCache
 from finetune.data.queue import evaluation_batches
 from finetune.data.scan import scan
-from finetune.data.source import BadRecord
+from finetune.data.source import BadRecord, ExampleSource
 from finetune.data.sources import data_defaults, open_source
 from finetune.data.splits import split_examples
+from finetune.metrics.captions import known_captions, novel_share
+from finetune.metrics.results_file import result_ids, write_results
+from finetune.metrics.variety import KnownCaptions
 from finetune.models.backbone import Backbone
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import FittedHead, HeadLayer, ShowsPredictions
@@ -39,12 +43,25 @@ class NothingToEvaluate(InvalidArgument):
     """The split has no example that can be used."""
 
 
-class SplitEvaluation:
-    """A compiled evaluation of splits with one head; call it as often as the head's weights change."""
+class NoCaptionsToWrite(InvalidArgument):
+    """A results file was asked of a head that doesn't caption."""
 
-    def __init__(self, head: HeadLayer, *, batch_size: int) -> None:
+
+class SplitEvaluation:
+    """A compiled evaluation of splits with one head; call it as often as the head's weights change.
+
+    `training_captions`: those of the training split, asked for once, to see how many captions a head made up itself.
+    `captions`: what the head said of the examples of the last split, None of a head that doesn't caption.
+    """
+
+    def __init__(
+        self, head: HeadLayer, *, batch_size: int, training_captions: Callable[[], Iterable[str]] | None = None
+    ) -> None:
         self._head = head
         self._batch_size = batch_size
+        self._training_captions = training_captions
+        self._known: KnownCaptions | None = None
+        self.captions: list[str] | None = None
         self._warned: set[str] = set()
         self._step = tf.function(self._terms)
 
@@ -56,6 +73,10 @@ class SplitEvaluation:
         """
         metrics = self._means(split)
         metrics |= self._head.evaluate(split.first_view(), split.examples)
+        self.captions = metrics.pop("captions", None)
+        if self.captions is not None and self._training_captions is not None:
+            self._known = self._known or known_captions(self._training_captions())
+            metrics["novel_captions"] = novel_share(self.captions, self._known)
         metrics.pop("num_examples", None)  # every result says it beside its metrics
         for warning in metrics.pop("warnings", ()):
             if warning not in self._warned:
@@ -111,6 +132,7 @@ def evaluate_version(
     split: str = "test",
     settings: Sequence[str] = (),
     seed: int | None = None,
+    results: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Metrics of a published version on a split of DATA, each usable example once: what `finetune evaluate` prints.
@@ -120,26 +142,43 @@ def evaluate_version(
         split: one of EVALUATED_PARTS.
         settings: `data.KEY=VALUE`, over the options of the version's run.
         seed: of the split; None: the run's.
+        results: a file for a captioner's captions, in COCO's result format.
         on_progress: called while features are computed, with images done and their number.
     Returns:
         reference, split, num_examples, metrics, bad_records.
     Raises:
-        NoHead; InvalidSpec; NothingToEvaluate; TooManyBadRecords; what source, split, head and catalogue raise.
+        NoHead; NoCaptionsToWrite; InvalidSpec; NothingToEvaluate; TooManyBadRecords; what source, split, head and
+        catalogue raise.
     """
     if split not in EVALUATED_PARTS:
         raise InvalidArgument(f"split {split!r}: expected one of {', '.join(EVALUATED_PARTS)}")
     version = catalog.get(reference)
     if version.manifest.head is None:
         raise NoHead(f"{version.reference} is a backbone only: it has no head to evaluate")
+    if results is not None and version.manifest.head.kind != "captioner":
+        raise NoCaptionsToWrite(f"{version.reference} has a {version.manifest.head.kind} head: it writes no captions")
     spec = _data_spec(version, location, settings, seed)
     backbone = Backbone.from_version(catalog, version)
-    data, bad = _split_data(catalog, version, backbone, spec, split, on_progress)
+    source = open_source(spec.data.location, language=spec.data.language)
+    planned = None
+    if split != "all":
+        planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed, read=source.read)
+    indices = range(len(source.examples)) if planned is None else getattr(planned, split)
+    data, bad = _split_data(catalog, version, backbone, spec, split, source, indices, on_progress)
     head = load_head(catalog, version, backbone.feature_dim)
+    training = None
+    if planned is not None and _learnt_from(version, spec):
+        training = captions_of(source, planned.train)
+    evaluation = SplitEvaluation(head, batch_size=_BATCH, training_captions=training)
+    metrics = evaluation(data)
+    if results is not None:
+        ids = result_ids(source)
+        write_results(results, [ids[example.id] for example in data.examples], evaluation.captions or [])
     return {
         "reference": version.reference,
         "split": split,
         "num_examples": len(data.examples),
-        "metrics": SplitEvaluation(head, batch_size=_BATCH)(data),
+        "metrics": metrics,
         "bad_records": [{"id": one.id, "reason": one.reason} for one in bad],
     }
 
@@ -150,15 +189,11 @@ def _split_data(
     backbone: Backbone,
     spec: JobSpec,
     split: str,
+    source: ExampleSource,
+    indices: Sequence[int],
     on_progress: Callable[[int, int], None],
 ) -> tuple[SplitData, list[BadRecord]]:
     """The usable examples of a split with the version's own vocabulary or classes, and the records that are bad."""
-    source = open_source(spec.data.location, language=spec.data.language)
-    if split == "all":
-        indices: Sequence[int] = range(len(source.examples))
-    else:
-        planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed, read=source.read)
-        indices = getattr(planned, split)
     bad = [*source.bad_records, *scan(source, indices, spec.data.max_pixels)]
     seen_bad = {one.id for one in bad}
     features = FeatureCache(shared=shared_features(catalog.store)).open_or_fill(
@@ -186,6 +221,19 @@ def _split_data(
         table=kind.targets(examples, arguments, stored_assets(catalog, version)),
     )
     return joined, bad
+
+
+def captions_of(source: ExampleSource, indices: Sequence[int]) -> Callable[[], Iterator[str]]:
+    """The captions of these examples, for whoever asks."""
+    return lambda: (caption for index in indices for caption in source.examples[index].captions)
+
+
+def _learnt_from(version: ModelVersion, spec: JobSpec) -> bool:
+    """Whether the training split by `spec` is what the version learnt from."""
+    if not version.manifest.spec:
+        return False
+    own = _data_spec(version, None, (), None)
+    return own.data == spec.data and own.train.seed == spec.train.seed
 
 
 def _data_spec(version: ModelVersion, location: str | None, settings: Sequence[str], seed: int | None) -> JobSpec:

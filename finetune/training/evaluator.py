@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -53,13 +53,16 @@ class Evaluator:
         summaries: Summaries,
         pulse: Pulse,
         pictures: Pictures | None = None,
+        training_captions: Callable[[], Iterable[str]] | None = None,
         chief_timeout: float = _CHIEF_TIMEOUT,
     ) -> None:
         self._folder = folder
         self._train = train
         self._groups = network.groups
         self._validation = validation
-        self._evaluation = SplitEvaluation(network.head, batch_size=train.batch_size)
+        self._evaluation = SplitEvaluation(
+            network.head, batch_size=train.batch_size, training_captions=training_captions
+        )
         self._checkpoints = checkpoints
         self._summaries = summaries
         self._pulse = pulse

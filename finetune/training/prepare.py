@@ -84,6 +84,7 @@ class Prepared:
     backbone_names: tuple[str, ...]  # of its tensors
     num_examples: dict[str, int]  # by split, without the bad records
     bad_records: int
+    split: Split  # of the source's examples
     splits: Mapping[str, SplitData]  # train and validation, where asked for and not empty
     seconds: float
     vectors: FeatureCounts  # of this session
@@ -293,6 +294,7 @@ def _joined(
         backbone_names=tuple(record["backbone_tensors"]),
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],
+        split=split,
         splits={
             name: joined(name)
             for name in ("train", "validation")

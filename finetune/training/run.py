@@ -291,6 +291,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
 
         from finetune.training.checkpoints import Checkpoints, spec_digest
         from finetune.training.configure import configure
+        from finetune.training.evaluate import captions_of
         from finetune.training.evaluator import Evaluator
         from finetune.training.initialise import build_network
         from finetune.training.inputs import validation_input
@@ -319,6 +320,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
                 summaries=summaries,
                 pulse=pulse,
                 pictures=Pictures(network.head, prepared.source, summaries),
+                training_captions=captions_of(prepared.source, prepared.split.train),
             ).run()
         finally:
             summaries.close()

@@ -306,6 +306,9 @@ class CaptionerLayer(keras.layers.Layer):
         metrics["bleu_cider"] = math.sqrt(metrics["bleu_4"] * metrics["cider"])
         metrics["perplexity"] = self._perplexity(features, examples)
         metrics["distinct_captions"] = distinct
+        used = {word for text in texts for word in self.vocabulary.cutter.tokenize(text)}
+        metrics["vocabulary_used"] = len(used & set(self.vocabulary.words)) / len(self.vocabulary.words)
+        metrics["captions"] = texts  # no metric: whoever asked takes them out
         metrics["finished_captions"] = sum(caption.finished for caption in captions) / len(captions)
         if distinct < 0.05 and len(texts) > 1:
             metrics["warnings"].append(

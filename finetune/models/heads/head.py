@@ -74,7 +74,10 @@ class HeadLayer(Protocol):
         arrays and `weight` [B] (0 for the padding rows of a last batch)."""
 
     def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
-        """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example."""
+        """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example.
+
+        Two keys are no metrics: `warnings`, sentences, and of a head that captions `captions`, one text an example.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
