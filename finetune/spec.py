@@ -114,6 +114,14 @@ class EarlyStop(_Part):
     patience: Annotated[int, Field(ge=1)] | None = None  # evaluations without a new best; None: never stop early
 
 
+class OnNan(_Part):
+    """What is done about a loss that is not finite. `--set train.on_nan=rollback` names the action alone."""
+
+    action: Literal["stop", "rollback"] = "stop"
+    retries: Annotated[int, Field(ge=1, le=100)] = 3  # rollbacks in all
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the learning rate, at each
+
+
 class TrainConfig(_Part):
     steps: Annotated[int, Field(ge=1)] = 2000
     batch_size: Annotated[int, Field(ge=1)] = 32
@@ -129,6 +137,12 @@ class TrainConfig(_Part):
     histogram_every: Annotated[int, Field(ge=0)] | None = None  # steps; None: at evaluations, sparingly; 0: never
     optimizer: OptimizerConfig = OptimizerConfig()
     early_stop: EarlyStop = EarlyStop()
+    on_nan: OnNan = OnNan()
+
+    @field_validator("on_nan", mode="before")
+    @classmethod
+    def _action_alone(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str) else value
 
     @property
     def update_size(self) -> int:
@@ -181,7 +195,7 @@ class DebugConfig(_Part):
 
 
 _LATER_OF_DATA = ("order", "order_power", "features")
-_LATER_OF_TRAINING = ("save_seconds", "keep_hours")
+_LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan")
 _LATER_OF_OPTIMIZERS = (
     "end_learning_rate", "power", "boundaries", "nesterov", "rho", "beta_1", "beta_2", "epsilon", "accumulate",
 )  # fmt: skip
@@ -207,6 +221,10 @@ class JobSpec(_Part):
         spec = checked(cls, value)
         _check_augmentation(spec)
         _check_input(spec)
+        if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
+            raise InvalidSpec(
+                "train.on_nan=rollback: the workers of all-reduce don't go back together; leave it at stop"
+            )
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:

@@ -131,6 +131,7 @@ class _Run:
         self.shown: Mapping[str, Any] = job.progress or {}
         self._mirrored = 0.0
         self._silent = False
+        self._told: dict[int, int] = {}  # the chief's process → how many of its news
         self._on_event = on_event
         self._cursor = 0
         self._lease = _Lease(queue, job, patience.heartbeat)
@@ -231,7 +232,8 @@ class _Run:
             self._silent = False
 
     def _mirror(self, progress: dict[str, Any] | None, *, due: bool = False) -> None:
-        new = {key: value for key, value in (progress or {}).items() if key not in ("time", "pid")}
+        self._tell_news(progress or {})
+        new = {key: value for key, value in (progress or {}).items() if key not in ("time", "pid", "news")}
         due = (
             due or time.monotonic() - self._mirrored >= _PROGRESS_SECONDS or new.get("phase") != self.shown.get("phase")
         )
@@ -240,6 +242,15 @@ class _Run:
             self.shown, self._mirrored = new, time.monotonic()
         elif self.queue.get(self.job.id).state is not self.job.state:
             raise StateChanged(f"job {self.job.id} was changed by someone else")
+
+    def _tell_news(self, progress: Mapping[str, Any]) -> None:
+        """What the chief of this claim has to tell becomes events, each once."""
+        chief = self.processes.get(CHIEF)
+        if chief is None or progress.get("pid") != chief.process.pid:
+            return
+        for text in progress.get("news", [])[self._told.get(chief.process.pid, 0) :]:
+            self.job = self.queue.note(self.job, text, role=CHIEF)
+            self._told[chief.process.pid] = self._told.get(chief.process.pid, 0) + 1
 
     def _watch_evaluator(self, folder: JobFolder) -> Job | None:
         """Starts the evaluator when there is something to evaluate, and again when it crashed."""

@@ -90,12 +90,12 @@ def rotation(
     nor among those of `kept_hourly`.
 
     A Checkpoint between evaluations (saved by the clock, or when a run was interrupted) serves only to resume: it goes
-    as soon as there is a newer one.
+    as soon as there is a newer one. That of step 0, which a rollback may need, stays until one has been evaluated.
     """
     ordered = sorted(saved)
     for_evaluation = [step for step in ordered if is_evaluation_step(step, train)]
     kept = set(for_evaluation[-keep:]) | {step for step in for_evaluation if step not in set(evaluated)}
-    kept |= {*ordered[-1:], *hourly}
+    kept |= {*ordered[-1:], *hourly, *([] if for_evaluation else [0])}
     if best is not None:
         kept.add(best)
     return [step for step in ordered if step not in kept]

@@ -21,10 +21,11 @@ from finetune.training.evaluations import Evaluations
 from finetune.training.inputs import queue_stats
 from finetune.training.observed import ObservedTrainer
 from finetune.training.progress import Progress, pulse_age
+from finetune.training.rollback import Rollback
 from finetune.training.saving import Saving
 from finetune.training.stop import Interrupted, StopSignal
 from finetune.training.summaries import Summaries
-from finetune.training.trainer import Stretch, Trainer
+from finetune.training.trainer import NonFiniteLoss, Stretch, Trainer
 from zoo.errors import FailedPrecondition, Unavailable
 
 _CALL_SECONDS = 0.4  # a tf.function call lasts about this long: progress moves, and SIGTERM is seen
@@ -118,6 +119,7 @@ class Controller:
         self._traced = False
         self._shown: QueueStats | None = None  # what was shown of the input last
         self._since_summary = _Sums(time.monotonic())
+        self._rollback = Rollback(train=spec.train, variables=trainer.variables, checkpoints=checkpoints)
         self._loss = _Loss()
         if self._step in checkpoints.steps():
             record = checkpoints.record(self._step)
@@ -130,21 +132,40 @@ class Controller:
         NoSpace.
         """
         self._folder.checkpoints_done_path.unlink(missing_ok=True)
-        if self._step < self._train.steps and not self._stopped():
+        if self._rollback.wanted and not self._checkpoints.steps():
+            self._save()  # of step 0
+            self._settle()
+        while self._step < self._train.steps and not self._stopped():
             try:
-                with self._batches(self._step) as iterator:
-                    self._shown = queue_stats(iterator)
-                    while self._step < self._train.steps and not self._stopped():
-                        self._stretch(iterator)
-                    if (stats := queue_stats(iterator)) is not None:
-                        self._progress.say(stats.sentence())
-                self._settle()
-            finally:
-                self._saving.abandon()
-                self._stop.deferred = False
+                self._train_on()
+            except NonFiniteLoss as error:
+                self._go_back(error)
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
         self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
         return self._outcome()
+
+    def _train_on(self) -> None:
+        """To the last step or the early stop, whichever comes first, with batches from the present step on."""
+        try:
+            with self._batches(self._step) as iterator:
+                self._shown = queue_stats(iterator)
+                while self._step < self._train.steps and not self._stopped():
+                    self._stretch(iterator)
+                if (stats := queue_stats(iterator)) is not None:
+                    self._progress.say(stats.sentence())
+            self._settle()
+        except NonFiniteLoss:
+            self._settle()  # what is being saved may be where to go back to
+            raise
+        finally:
+            self._saving.abandon()
+            self._stop.deferred = False
+
+    def _go_back(self, error: NonFiniteLoss) -> None:
+        """Raises `error` unless train.on_nan allows one more rollback."""
+        self._step, said = self._rollback.go_back(error)
+        self._progress.announce(said)
+        self._loss, self._since_summary = _Loss(), _Sums(time.monotonic())
 
     def _stretch(self, iterator: Any) -> None:
         """One call of the Trainer, and what is due at the step that it reaches."""

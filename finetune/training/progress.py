@@ -16,6 +16,7 @@ from typing import Any, TextIO
 from finetune.jobs.folder import JobFolder, write_json
 from zoo.errors import ZooError
 
+# Besides, `news`: what the chief has to tell since its start, which the supervisor makes events of.
 FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total")
 _PULSE = 0.5  # seconds; watchers are promised one a second
 _LINE_EVERY = 5.0  # seconds between lines where stderr is no terminal
@@ -99,6 +100,12 @@ class Progress:
             line = progress_line(self._state)
             self._stream.write(f"\r\x1b[K{line}" if self._terminal else f"{line}\n")
             self._stream.flush()
+
+    def announce(self, text: str) -> None:
+        """A line of talk that is worth an event of the job, too."""
+        self.say(text)
+        self._state["news"] = [*self._state.get("news", []), text]
+        self._pulse.set(**self._state)
 
     def say(self, text: str) -> None:
         """A line of talk that doesn't tear the bar."""

@@ -67,7 +67,8 @@ class Trainer:
 
     `variables` has a group for each component that is trained (`head`, and `backbone` behind the cut), with all its
     weights; `ema` (the moving averages, by `component/name`; of the head by name alone; empty without), `optimizer`,
-    `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`).
+    `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`; where
+    train.on_nan lets a run go back, also `rollbacks`, how often it did, and `rate_factor`, what the rates are times).
     `least_steps`: fewer steps a call would be wasteful.
     """
 
@@ -91,12 +92,17 @@ class Trainer:
                 for name, variable in variables.items()
             }
             self._ema = self._make_ema()
+            self._progress = {"global_step": self.global_step}
+            if config.on_nan.action == "rollback":
+                first = tf.VariableAggregation.ONLY_FIRST_REPLICA
+                self._progress["rollbacks"] = tf.Variable(0, dtype=tf.int64, name="rollbacks", aggregation=first)
+                self._progress["rate_factor"] = tf.Variable(1.0, name="rate_factor", aggregation=first)
         self.variables: dict[str, dict[str, Any]] = {
             **{component: dict(variables) for component, variables in network.groups.items()},
             "ema": self._ema,
             "optimizer": {f"{i:04d}": variable for i, variable in enumerate(self._optimizer.variables)},
             "seeds": seed_states(network.head),
-            "progress": {"global_step": self.global_step},
+            "progress": dict(self._progress),
         }
         self._run = tf.function(self._steps)
         self._run_one = tf.function(self._one_step)
@@ -258,6 +264,8 @@ class Trainer:
         config = self._config.optimizer
         step = self.global_step.read_value()
         rate = learning_rate(config, steps=self._config.steps, step=step)
+        if "rate_factor" in self._progress:
+            rate *= self._progress["rate_factor"].read_value()
         self._optimizer.learning_rate.assign(rate)
         self._optimizer.iterations.assign(step)  # Adam's correction reads it
         # Keras sums over replicas once more; the share undoes that.
