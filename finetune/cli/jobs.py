@@ -259,6 +259,9 @@ def _show(event: dict[str, Any], output: Format | None) -> None:
         line += f", loss {progress['loss']:.4f}"
     if progress.get("examples_per_second"):
         line += f", {progress['examples_per_second']:.0f} examples/s"
+    waited = (progress.get("input") or {}).get("waited_share") or 0.0
+    if waited >= 0.01:
+        line += f", waits for input {waited:.0%}"
     if progress.get("eta_seconds"):
         line += f", {progress['eta_seconds']:.0f} s left"
     say(f"{event['time']}  {line}")

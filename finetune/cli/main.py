@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli import cache, data, evaluate, jobs, predict, rank, recipes, run, score, tensorboard
+from finetune.cli import cache, data, evaluate, jobs, metrics, predict, rank, recipes, run, score, tensorboard
 from zoo.cli.output import new_app, print_fields, run_cli
 
 app = new_app("Fine-tune pretrained models, and ask what comes of it.")
@@ -45,6 +45,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": predict.classify,
     "embed": predict.embed,
     "tensorboard": tensorboard.tensorboard,
+    "metrics": metrics.metrics,
 }
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)

@@ -50,6 +50,19 @@ class QueueStats:
             "input/skipped": float(self.skipped),
         }
 
+    @property
+    def totals(self) -> dict[str, float]:
+        """The sums themselves, for those who count on."""
+        return {
+            "waited_seconds": self.waited,
+            "batches": self.batches,
+            "read": self.read,
+            "bytes": self.bytes,
+            "read_seconds": self.read_seconds,
+            "decoded": self.decoded,
+            "decode_seconds": self.decode_seconds,
+        }
+
     def sentence(self) -> str:
         """For people, at the end of a run."""
         if not self.batches:

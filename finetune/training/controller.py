@@ -12,13 +12,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from finetune.data.queue_stats import QueueStats
 from finetune.jobs.folder import JobFolder, write_json
 from finetune.spec import JobSpec
 from finetune.training.best import is_evaluation_step, kept_hourly, rotation
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluations import Evaluations
-from finetune.training.inputs import queue_stats
+from finetune.training.input_watch import InputWatch
 from finetune.training.observed import ObservedTrainer
 from finetune.training.progress import Progress, pulse_age
 from finetune.training.rollback import Rollback
@@ -117,7 +116,7 @@ class Controller:
         self._step = int(trainer.global_step.numpy())
         self._step_seconds: float | None = None  # a moving mean
         self._traced = False
-        self._shown: QueueStats | None = None  # what was shown of the input last
+        self._input = InputWatch()
         self._since_summary = _Sums(time.monotonic())
         self._rollback = Rollback(train=spec.train, variables=trainer.variables, checkpoints=checkpoints)
         self._loss = _Loss()
@@ -137,9 +136,22 @@ class Controller:
             self._settle()
         while self._step < self._train.steps and not self._stopped():
             try:
+<<<<<<< HEAD
                 self._train_on()
             except NonFiniteLoss as error:
                 self._go_back(error)
+=======
+                with self._batches(self._step) as iterator:
+                    self._input.begin(iterator)
+                    while self._step < self._train.steps and not self._stopped():
+                        self._stretch(iterator)
+                    if (sentence := self._input.sentence(iterator)) is not None:
+                        self._progress.say(sentence)
+                self._settle()
+            finally:
+                self._saving.abandon()
+                self._stop.deferred = False
+>>>>>>> ec1ddee (What the input does is in the progress line and progress.json, and for Prometheus: finetune metrics)
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
         self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
         return self._outcome()
@@ -176,10 +188,12 @@ class Controller:
         self._step += stretch.steps
         mean = seconds / stretch.steps
         self._step_seconds = None if not self._traced else 0.7 * (self._step_seconds or mean) + 0.3 * mean
-        self._traced = True  # the first call's time was spent on tracing
+        if self._traced:  # the first call's time was spent on tracing
+            self._input.add(stretch, seconds)
+        self._traced = True
         self._since_summary.add(stretch)
         self._loss.add(stretch)
-        self._report(stretch)
+        self._report(stretch, iterator)
         if self._step % self._train.summary_every == 0 or self._step == self._train.steps:
             self._summarise(iterator)
         if self._saving.done():
@@ -202,7 +216,7 @@ class Controller:
         affordable = 1 if self._step_seconds is None else int(_CALL_SECONDS / max(self._step_seconds, 1e-6))
         return min(boundary - self._step, max(affordable, self._trainer.least_steps))
 
-    def _report(self, stretch: Stretch) -> None:
+    def _report(self, stretch: Stretch, iterator: Any) -> None:
         done, each = self._since_summary.stretch, self._step_seconds
         self._progress.update(
             phase="training",
@@ -210,13 +224,12 @@ class Controller:
             loss=done.loss if done else None,
             examples_per_second=stretch.examples / stretch.steps / each if each else None,
             eta_seconds=(self._train.steps - self._step) * each if each else None,
+            input=self._input.now(iterator),
         )
 
     def _summarise(self, iterator: Any) -> None:
         now = time.monotonic()
-        if self._shown is not None and (stats := queue_stats(iterator)) is not None:
-            self._summaries.scalars(self._step, (stats - self._shown).scalars)
-            self._shown = stats
+        self._summaries.scalars(self._step, self._input.chart(iterator))
         if self._since_summary.stretch is not None:
             self._summaries.stretch(self._step, self._since_summary.stretch, seconds=now - self._since_summary.since)
         self._since_summary = _Sums(now)

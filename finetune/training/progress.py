@@ -16,11 +16,16 @@ from typing import Any, TextIO
 from finetune.jobs.folder import JobFolder, write_json
 from zoo.errors import ZooError
 
+<<<<<<< HEAD
 # Besides, `news`: what the chief has to tell since its start, which the supervisor makes events of.
 FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total")
+=======
+FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total", "input")
+>>>>>>> ec1ddee (What the input does is in the progress line and progress.json, and for Prometheus: finetune metrics)
 _PULSE = 0.5  # seconds; watchers are promised one a second
 _LINE_EVERY = 5.0  # seconds between lines where stderr is no terminal
 _BAR = 24  # characters
+_WAITED_SHARE = 0.01  # of the time, from which on a line says so
 
 
 class Pulse:
@@ -88,7 +93,8 @@ class Progress:
             self._stream.write("\n")
 
     def update(self, *, phase: str, **values: Any) -> None:
-        """`values` are among FIELDS; `done` and `total` count things within the phase."""
+        """`values` are among FIELDS; `done` and `total` count things within the phase; `input`: see
+        `finetune.training.input_watch`."""
         turned = phase != self._state["phase"]
         if turned:
             self._state |= {"done": None, "total": None}
@@ -114,7 +120,7 @@ class Progress:
 
 
 def progress_line(state: dict[str, Any]) -> str:
-    """One line from the contents of progress.json: phase, bar, loss, examples/s, time left."""
+    """One line from the contents of progress.json: phase, bar, loss, examples/s, waiting for input, time left."""
     done, total = state.get("done"), state.get("total")
     if total is None and state.get("phase") in ("training", "evaluating", "done"):
         done, total = state.get("step"), state.get("steps")
@@ -126,9 +132,20 @@ def progress_line(state: dict[str, Any]) -> str:
         parts.append(f"loss {state['loss']:.4f}")
     if state.get("examples_per_second") is not None:
         parts.append(f"{state['examples_per_second']:.0f} examples/s")
+    parts += _input_parts(state.get("input") or {})
     if state.get("eta_seconds"):
         parts.append(f"{_clock(state['eta_seconds'])} left")
     return "  ".join(parts).rstrip()
+
+
+def _input_parts(values: dict[str, Any]) -> list[str]:
+    """What there is to say of the input: waiting from one percent on, and images that can't be used."""
+    parts = []
+    if (values.get("waited_share") or 0.0) >= _WAITED_SHARE:
+        parts.append(f"waits for input {values['waited_share']:.0%}")
+    if values.get("skipped"):
+        parts.append(f"{values['skipped']:.0f} images skipped")
+    return parts
 
 
 def _clock(seconds: float) -> str:

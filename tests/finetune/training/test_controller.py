@@ -203,6 +203,8 @@ def test_progress_and_summaries_tell_what_happened(tmp_path: Path, task: Any) ->
     assert (progress["step"], progress["steps"]) == (60, 60)
     assert progress["loss"] > 0
     assert progress["examples_per_second"] > 0
+    assert 0 <= progress["input"]["waited_share"] <= 1
+    assert "training waited for input" in run.stderr.getvalue()
     assert "loss" in run.stderr.getvalue()
     events = EventAccumulator(str(run.folder.events_train), size_guidance={"tensors": 0})
     events.Reload()
