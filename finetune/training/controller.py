@@ -136,22 +136,9 @@ class Controller:
             self._settle()
         while self._step < self._train.steps and not self._stopped():
             try:
-<<<<<<< HEAD
                 self._train_on()
             except NonFiniteLoss as error:
                 self._go_back(error)
-=======
-                with self._batches(self._step) as iterator:
-                    self._input.begin(iterator)
-                    while self._step < self._train.steps and not self._stopped():
-                        self._stretch(iterator)
-                    if (sentence := self._input.sentence(iterator)) is not None:
-                        self._progress.say(sentence)
-                self._settle()
-            finally:
-                self._saving.abandon()
-                self._stop.deferred = False
->>>>>>> ec1ddee (What the input does is in the progress line and progress.json, and for Prometheus: finetune metrics)
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
         self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
         return self._outcome()
@@ -160,11 +147,11 @@ class Controller:
         """To the last step or the early stop, whichever comes first, with batches from the present step on."""
         try:
             with self._batches(self._step) as iterator:
-                self._shown = queue_stats(iterator)
+                self._input.begin(iterator)
                 while self._step < self._train.steps and not self._stopped():
                     self._stretch(iterator)
-                if (stats := queue_stats(iterator)) is not None:
-                    self._progress.say(stats.sentence())
+                if (sentence := self._input.sentence(iterator)) is not None:
+                    self._progress.say(sentence)
             self._settle()
         except NonFiniteLoss:
             self._settle()  # what is being saved may be where to go back to

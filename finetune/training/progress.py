@@ -16,12 +16,8 @@ from typing import Any, TextIO
 from finetune.jobs.folder import JobFolder, write_json
 from zoo.errors import ZooError
 
-<<<<<<< HEAD
 # Besides, `news`: what the chief has to tell since its start, which the supervisor makes events of.
-FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total")
-=======
 FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total", "input")
->>>>>>> ec1ddee (What the input does is in the progress line and progress.json, and for Prometheus: finetune metrics)
 _PULSE = 0.5  # seconds; watchers are promised one a second
 _LINE_EVERY = 5.0  # seconds between lines where stderr is no terminal
 _BAR = 24  # characters
