@@ -105,6 +105,7 @@ def test_the_store_has_what_the_folder_has_and_what_was_rotated_away_is_gone(tmp
     assert mirrored(store) == before
 
 
+@pytest.mark.slow
 def test_wherever_a_pass_is_cut_short_the_run_goes_on_exactly(tmp_path: Path) -> None:
     """A mirror that looks only now and then, and dies at each of its calls in turn."""
     starts = 0

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from finetune.models.backbone import Backbone
+from finetune.models.backbone import Backbone, build_backbone
 from finetune.models.restore import named_variables
 from finetune.models.task_model import NoHead, load_head, load_task_model
-from tests.tiny import TINY_FEATURE_DIM, tiny_backbone_version, tiny_tensors
+from tests.tiny import TINY, TINY_FEATURE_DIM, tiny_backbone_version, tiny_tensors
 from tests.zoo.foreign import foreign_tensors, with_torch_head
 from zoo.cache import BlobCache, blob_key
 from zoo.catalog import Catalog, ModelVersion
@@ -87,14 +87,15 @@ def test_the_digest_is_what_decides_the_features(catalog: Catalog) -> None:
 
 
 def test_arguments_are_part_of_the_digest() -> None:
-    def digest(**arguments: bool) -> str:
-        from finetune.models.backbone import build_backbone
+    model = build_backbone(TINY, InputSpec(height=75, width=75))  # of any architecture: the digest is of the words
 
-        architecture = Architecture(name="inception_v3", arguments=dict(arguments))
-        spec = InputSpec(height=75, width=75)
-        model = build_backbone(architecture, spec)
+    def digest(**arguments: bool) -> str:
         return Backbone(
-            architecture=architecture, input_spec=spec, component_digest="sha256:0", model=model, report=None
+            architecture=Architecture(name="inception_v3", arguments=dict(arguments)),
+            input_spec=InputSpec(height=75, width=75),
+            component_digest="sha256:0",
+            model=model,
+            report=None,
         ).digest
 
     assert digest() == digest(pool_counts_padding=False) != digest(pool_counts_padding=True)

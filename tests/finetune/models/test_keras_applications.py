@@ -62,7 +62,7 @@ NETWORKS = {
     "resnet50_v2": ("ResNet50V2", "resnet_v2", "avg_pool"),
 }
 SIDE = 64
-QUICK = ("convnext_tiny", "mobilenet_v2", "mobilenet_v3_small", "resnet50")
+QUICK = ("mobilenet_v2", "resnet50")
 EACH = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in NETWORKS]
 
 
@@ -193,7 +193,7 @@ def in_keras_2_names(architecture: str) -> Callable[[str, str], tuple[str, str, 
     return convnext if architecture.startswith("convnext") else mobilenet
 
 
-@pytest.mark.parametrize("architecture", ["convnext_tiny", "mobilenet_v3_small"])
+@pytest.mark.parametrize("architecture", [pytest.param("convnext_tiny", marks=pytest.mark.slow), "mobilenet_v3_small"])
 def test_names_of_keras_2(architecture: str, tmp_path: Path) -> None:
     """As in the files that Keras Applications publish, which Keras 3 reads by order and not by name."""
     theirs = keras_network(architecture)
@@ -219,6 +219,7 @@ def test_names_of_keras_2(architecture: str, tmp_path: Path) -> None:
     assert old.manifest.head == new.manifest.head
 
 
+@pytest.mark.slow
 def test_convnext_is_the_same_without_its_classifier(tmp_path: Path) -> None:
     """Keras calls the LayerNorm after the pooling `layer_normalization` then."""
     keras.backend.clear_session()
@@ -229,8 +230,8 @@ def test_convnext_is_the_same_without_its_classifier(tmp_path: Path) -> None:
     assert "backbone/convnext_tiny_head_layernorm/gamma" in result.report.restored
 
 
+@pytest.mark.parametrize("width", [0.25, pytest.param(1.3, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("architecture", ["mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small"])
-@pytest.mark.parametrize("width", [0.25, 1.3])
 def test_shapes_follow_the_width_multiplier(architecture: str, width: float) -> None:
     model = build_backbone(Architecture(name=architecture, arguments={"width": width}), InputSpec(height=32, width=32))
     shapes = {name: tuple(variable.shape) for name, variable in named_variables(model).items()}

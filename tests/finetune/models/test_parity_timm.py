@@ -38,6 +38,7 @@ from zoo.tensors import read_safetensors, write_safetensors
 
 NETWORKS = ("inception_v4", "inception_resnet_v2", "xception")
 LONG = pytest.param("inception_resnet_v2", marks=pytest.mark.slow)  # a big network: 10 to 20 s a test
+EACH = ["inception_v4", LONG, pytest.param("xception", marks=pytest.mark.slow)]
 SLIM = pytest.mark.parametrize("name", ["inception_v4", LONG])
 TOLERANCE = 1e-4  # of the reference's largest value
 
@@ -63,7 +64,7 @@ def seeded(shared: Path) -> Seeded:
     return Seeded(shared)
 
 
-@pytest.fixture(scope="module", params=NETWORKS)
+@pytest.fixture(scope="module", params=EACH)
 def imported(request: pytest.FixtureRequest, seeded: Seeded, tmp_path_factory: pytest.TempPathFactory) -> Imported:
     folder = tmp_path_factory.mktemp(request.param)
     source = folder / "seeded.safetensors"
@@ -137,6 +138,7 @@ def test_two_swapped_names_do_not_pass(imported: Imported, seeded: Seeded) -> No
     assert min(relative_differences(found, reference).values()) > 10 * TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imported", ["xception"], indirect=True)
 def test_a_pth_gives_the_same_model(seeded: Seeded, imported: Imported, catalog: Catalog, tmp_path: Path) -> None:
     source = write_zip(tmp_path / "xception.pth", torch_tensors(seeded.tensors("xception.timm")))
@@ -268,6 +270,7 @@ def keras_network(name: str, *, size: int) -> tuple[keras.Model, dict[str, str]]
     return model, ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_smallest_size_and_any_other(name: str) -> None:
     architecture, least = Architecture(name=name), ARCHITECTURES[name].min_size
@@ -279,6 +282,7 @@ def test_the_smallest_size_and_any_other(name: str) -> None:
         build_backbone(architecture, InputSpec(height=least - 1, width=299))
 
 
+@pytest.mark.slow
 def test_xception_pads_and_normalises_as_it_is_told() -> None:
     """The padding tells on even sides only; the epsilon everywhere."""
 

@@ -222,6 +222,7 @@ class TestCommand:
         with Image.open(chart) as picture:
             assert picture.size == (WIDTH, HEIGHT)
 
+    @pytest.mark.slow
     def test_captions_are_ranked_by_their_words(self, catalog: Catalog, photos: Path, run: Run) -> None:
         lines = []
         for path in sorted(photos.glob("r*/[0-9]*.png")):
@@ -243,6 +244,7 @@ class TestCommand:
         assert found["backbones"][0]["linear_probe"]["mean"] > 0.95
         assert found["backbones"][1]["linear_probe"]["mean"] < found["baseline"] + 0.2
 
+    @pytest.mark.slow
     def test_lists_of_classes_are_ranked_by_average_precision(self, catalog: Catalog, photos: Path, run: Run) -> None:
         lines = []
         for path in sorted(photos.glob("r*/[0-9]*.png")):
