@@ -1,12 +1,14 @@
 """`coco:PATH`: COCO's annotation files: captions, and instances as several labels an image.
 
 Takes a JSON file (`…/annotations/captions_val2017.json`), or a folder with one captions and/or one instances file in it
-or in its `annotations/`. The photos lie in the folder that the file is named after (`val2017/`), or in `images/`,
-beside the file or one folder up. Gives Examples and bytes. Next: `finetune.data.splits`.
+or in its `annotations/`, or several sets of photos at once: `…/annotations/captions_*2017.json`. The photos lie in the
+folder that a file is named after (`val2017/`), or in `images/`, beside the file or one folder up. Gives Examples and
+bytes. Next: `finetune.data.splits`.
 """
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +28,12 @@ _KEPT = {"images", "annotations", "categories", "id", "file_name", "image_id", "
 
 @dataclass(frozen=True, kw_only=True)
 class CocoSource:
-    """An ExampleSource. Ids are the photos' `file_name`s. With instances, every image has `labels`, which may be none:
-    nothing of the categories is seen on it."""
+    """An ExampleSource. Ids are the photos' `file_name`s; of several sets, each behind its set's name, `val2017/…`.
+    With instances, every image has `labels`, which may be none: nothing of the categories is seen on it."""
 
     location: str
     tree: FileTree
-    folder: str  # of the photos, in the tree; "" for the root
+    folders: Mapping[str, str]  # of each set's photos, in the tree; "" for the root
     examples: Sequence[Example]
     bad_records: Sequence[BadRecord]
     classes: tuple[str, ...] | None
@@ -41,30 +43,63 @@ class CocoSource:
     @classmethod
     def open(cls, location: str) -> CocoSource:
         """Reads the annotations, opens no photo. Raises NoData, MalformedData."""
-        tree, files = _files(location)
-        photos = _Photos()
-        for file in files:
-            photos.add(tree, file)
-        folder = _folder(tree, files, photos)
-        examples = ExampleTable(photos.examples(tree, folder))
+        tree, sets, shown = _sets(location)
+        found: dict[str, _Photos] = {}
+        folders: dict[str, str] = {}
+        for name, files in sets.items():
+            photos = found[name] = _Photos(prefix=f"{name}/" if name else "")
+            for file in files:
+                photos.add(tree, file)
+            folders[name] = _folder(tree, files, photos)
+        # (first, since it finds what is bad too)
+        examples = ExampleTable(e for name, photos in found.items() for e in photos.examples(tree, folders[name]))
         return cls(
-            location=f"coco:{tree.url}" if len(files) > 1 else f"coco:{tree.url}/{files[0]}",
+            location=f"coco:{shown}",
             tree=tree,
-            folder=folder,
+            folders=folders,
             examples=examples,
-            bad_records=tuple(photos.bad),
-            classes=photos.classes,
-            notes=tuple(photos.notes()),
-            image_ids={name: number for number, name in photos.names.items()},
+            bad_records=tuple(record for photos in found.values() for record in photos.bad),
+            classes=tuple(sorted({name for photos in found.values() for name in photos.categories.values()})) or None,
+            notes=tuple(note for photos in found.values() for note in photos.notes()),
+            image_ids={p.prefix + name: number for p in found.values() for number, name in p.names.items()},
         )
 
     def read(self, index: int) -> bytes:
         name = self.examples[index].id
-        return self.tree.read(f"{self.folder}/{name}" if self.folder else name)
+        if "" in self.folders:
+            return self.tree.read(_below(self.folders[""], name))
+        of, _, name = name.partition("/")
+        return self.tree.read(_below(self.folders[of], name))
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _sets(location: str) -> tuple[FileTree, dict[str, list[str]], str]:
+    """The tree, annotation files by set ("" where there is one set), and the location to show."""
+    folder, slash, last = location.rpartition("/")
+    if "*" not in last and "?" not in last:
+        tree, files = _files(location)
+        return tree, {"": files}, tree.url if len(files) > 1 else f"{tree.url}/{files[0]}"
+    above, _, annotations = folder.rpartition("/")
+    within = annotations == "annotations" and above not in ("", "s3:/", "s3://")
+    tree = open_tree("coco", above if within else folder or ("/" if slash else "."))
+    pattern = f"annotations/{last}" if within else last
+    files = sorted(name for name in tree.walk("annotations" if within else "") if fnmatch.fnmatchcase(name, pattern))
+    sets: dict[str, list[str]] = {}
+    for file in files:
+        match = _FILE.match(file.rpartition("/")[2])
+        if match is None or match["split"] is None:
+            raise NoData(f"coco:{location}: {file} isn't named captions_SET.json or instances_SET.json")
+        sets.setdefault(match["split"], []).append(file)
+    if not sets:
+        raise NoData(f"coco:{location}: no file like {pattern} in {tree.url}")
+    return tree, sets, f"{tree.url}/{pattern}"
 
 
 def _files(location: str) -> tuple[FileTree, list[str]]:
-    """The tree that holds both annotations and photos, and the annotation files in it."""
+    """The tree that holds both annotations and photos, and the annotation files in it, of one set."""
     if location.endswith(".json"):
         tree, name = open_beside("coco", location)
         parent = tree.url.rsplit("/", 1)[0]
@@ -82,7 +117,7 @@ def _files(location: str) -> tuple[FileTree, list[str]]:
     if several:
         raise NoData(
             f"coco:{tree.url} has several annotation files: {', '.join(sorted(several[0]))}; name one of them",
-            hint=f"--data coco:{tree.url}/{sorted(several[0])[0]}",
+            hint=f"--data coco:{tree.url}/{sorted(several[0])[0]}, or with a * in it for all",
         )
     if not found:
         raise NoData(
@@ -93,8 +128,9 @@ def _files(location: str) -> tuple[FileTree, list[str]]:
 
 @dataclass
 class _Photos:
-    """What the files say of the photos."""
+    """What the files of one set say of its photos; `prefix` is before their ids."""
 
+    prefix: str = ""
     names: dict[int, str] = field(default_factory=dict)  # image id → file_name
     captions: dict[int, list[str]] = field(default_factory=dict)
     labels: dict[int, set[int]] = field(default_factory=dict)  # image id → category ids
@@ -150,23 +186,22 @@ class _Photos:
         else:
             raise ValueError(f"category {category} is not listed")
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        return tuple(sorted(set(self.categories.values()))) or None
-
     def examples(self, tree: FileTree, folder: str) -> Iterator[Example]:
         for number, name in self.names.items():
-            if not tree.has(f"{folder}/{name}" if folder else name):
-                self.bad.append(BadRecord(id=name, reason="the image is missing"))
+            if not tree.has(_below(folder, name)):
+                self.bad.append(BadRecord(id=self.prefix + name, reason="the image is missing"))
             elif not self.categories and number not in self.captions:
                 self.left_out += 1
             else:
                 labels = sorted({self.categories[each] for each in self.labels.get(number, ())})
-                yield Example(id=name, captions=tuple(self.captions.get(number, ())), labels=tuple(labels))
+                yield Example(
+                    id=self.prefix + name, captions=tuple(self.captions.get(number, ())), labels=tuple(labels)
+                )
 
     def notes(self) -> Iterator[str]:
         if self.left_out:
-            yield f"{self.left_out} images without a caption left out"
+            of = f" of {self.prefix}" if self.prefix else ""
+            yield f"{self.left_out} images{of} without a caption left out"
 
 
 def _slim(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -188,7 +223,7 @@ def _folder(tree: FileTree, files: Sequence[str], photos: _Photos) -> str:
     places += ["images", ""]
     some = list(photos.names.values())[:100]
     for place in places:
-        if any(tree.has(f"{place}/{name}" if place else name) for name in some):
+        if any(tree.has(_below(place, name)) for name in some):
             return place
     raise NoData(
         f"coco:{tree.url}: none of the photos of {', '.join(files)}, such as {some[0] if some else '(none)'}; "

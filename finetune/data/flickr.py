@@ -1,7 +1,8 @@
 """`flickr:PATH`: a folder of photos with several captions each, as Flickr8k and its kin are handed round.
 
-Takes a folder with `captions.txt` (CSV: image,caption) or `Flickr8k.token.txt` (name.jpg#0, tab, caption), and the
-photos in `images/`, `Images/` or one of the older names. Gives Examples and bytes. Next: `finetune.data.splits`.
+Takes a folder with `captions.txt` (CSV: image,caption), `Flickr8k.token.txt` or `results_20130124.token` (name.jpg#0,
+tab, caption) or `results.csv` (name.jpg| 0| caption), and the photos in `images/`, `Images/` or one of the older names.
+Gives Examples and bytes. Next: `finetune.data.splits`.
 """
 
 from __future__ import annotations
@@ -17,9 +18,18 @@ from finetune.data.trees import open_tree
 from finetune.data.trees.tree import FileTree, MalformedData, NoData, utf8_lines
 from finetune.text.tokenizer import tokenize
 
-CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt")
-IMAGE_FOLDERS = ("images", "Images", "Flicker8k_Dataset", "Flickr8k_Dataset")  # the first of the old names is no slip
+CAPTION_FILES = ("captions.txt", "Flickr8k.token.txt", "results_20130124.token", "results.csv")  # 8k, 8k, 30k, 30k
+IMAGE_FOLDERS = (
+    "images",
+    "Images",
+    "Flicker8k_Dataset",  # no slip: as its authors named it
+    "Flickr8k_Dataset",
+    "flickr30k-images",
+    "flickr30k_images",
+)
 _TOKEN_LINE = re.compile(r"(?P<image>[^\t]+)#\d+\t(?P<caption>.*)\Z", re.DOTALL)
+_BAR_HEADER = re.compile(r"image_name *\| *comment_number *\| *comment *\Z")
+_BAR_LINE = re.compile(r"(?P<image>[^|]+?) *\| *\d+ *\| *(?P<caption>.*)\Z", re.DOTALL)
 _RECORD = re.compile(r"[^,\"]+\.(?:jpe?g|png|gif|bmp|webp),", re.IGNORECASE)
 _MAX_LINES = 50  # in one caption; bounds the search for a closing quote
 _QUOTED = re.compile(r'"(?P<text>(?:[^"]|"")*)"[ \t]*\Z', re.DOTALL)
@@ -88,6 +98,8 @@ def _records(tree: FileTree, file: str, bad: list[BadRecord]) -> list[_Record]:
     first = next((line for line in lines if line.strip()), "")
     if _TOKEN_LINE.match(first):
         return _token_records(file, lines, bad)
+    if _BAR_HEADER.match(first):
+        return _bar_records(file, lines, bad)
     if first.strip().lower().replace(" ", "") not in ("image,caption", '"image","caption"') and not _RECORD.match(
         first
     ):
@@ -106,6 +118,18 @@ def _token_records(file: str, lines: Sequence[str], bad: list[BadRecord]) -> lis
             records.append(_Record(line=number, image=match["image"], caption=match["caption"]))
         elif line.strip():
             bad.append(BadRecord(id=f"{file}:{number}", reason=f"expected name.jpg#0<tab>caption, got {line[:80]!r}"))
+    return records
+
+
+def _bar_records(file: str, lines: Sequence[str], bad: list[BadRecord]) -> list[_Record]:
+    """Flickr30k's results.csv. One of its lines has lost the bar before the caption; it is reported."""
+    records = []
+    for number, line in enumerate(lines[1:], start=2):
+        match = _BAR_LINE.match(line)
+        if match:
+            records.append(_Record(line=number, image=match["image"], caption=match["caption"]))
+        elif line.strip():
+            bad.append(BadRecord(id=f"{file}:{number}", reason=f"expected name.jpg| 0| caption, got {line[:80]!r}"))
     return records
 
 

@@ -25,6 +25,7 @@ import numpy as np
 
 from finetune.data.image_header import UnreadableImage
 from finetune.data.source import Example
+from finetune.data.split_karpathy import is_karpathy, karpathy_parts
 from finetune.data.split_strata import stratified_parts
 from zoo.errors import InvalidArgument, NotFound
 
@@ -74,7 +75,7 @@ class SplitRequest:
         return Path(self.rest).expanduser()
 
     def listed(self) -> dict[str, Any]:
-        """The JSON object that `file:` names. Raises NotFound, InvalidSplit."""
+        """The JSON object that `file:` names, Karpathy's in its form. Raises NotFound, InvalidSplit."""
         path = self.path
         try:
             value = json.loads(path.read_bytes())
@@ -82,6 +83,8 @@ class SplitRequest:
             raise NotFound(f"split {self.rule!r}: no file {path}") from None
         except (OSError, ValueError) as error:
             raise self.error(f"cannot read {path} as JSON: {error}") from None
+        if is_karpathy(value):
+            return karpathy_parts(value, (example.id for example in self.examples), origin=str(path))
         if not isinstance(value, dict):
             raise InvalidSplit(f"{path}: expected an object with lists of ids {', '.join(PARTS)}")
         return value
@@ -244,6 +247,7 @@ def _as_source_says(request: SplitRequest) -> np.ndarray:
     parts = np.empty(len(request.examples), np.int8)
     for index, example in enumerate(request.examples):
         folder, slash, _ = example.id.partition("/")
+        folder = folder.rstrip("0123456789")  # COCO's train2017/
         if not slash or folder not in _FOLDERS:
             raise InvalidSplit(
                 f"split 'source': the id {example.id!r} does not begin with train/, validation/ or test/",

@@ -104,8 +104,8 @@ def test_a_line_that_is_not_utf8_is_named(tmp_path: Path) -> None:
 
 
 def test_another_header_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MalformedData, match=r"line 1: expected the header 'image,caption'.*image_name\| comment"):
-        flickr(tmp_path, b"image_name| comment_number| comment\n", "a.jpg")
+    with pytest.raises(MalformedData, match=r"line 1: expected the header 'image,caption'.*photo\|comment"):
+        flickr(tmp_path, b"photo|comment\n", "a.jpg")
 
 
 def test_what_is_not_there_says_what_was_looked_for(tmp_path: Path) -> None:
