@@ -13,14 +13,15 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from datetime import datetime
 from pathlib import Path
 
 from finetune.jobs.adopt import adopt_abandoned, is_elsewhere
 from finetune.jobs.job import OWNED, Job, JobState, StaleFence, StateChanged
 from finetune.jobs.launcher import exec_module
-from finetune.jobs.queue import JobQueue
+from finetune.jobs.queue import HEARTBEAT_SECONDS, JobQueue
 from finetune.jobs.supervise import EXIT_NOT_MINE
-from finetune.jobs.supervisor import EXIT_INTERRUPTED, job_folder_path
+from finetune.jobs.supervisor import EXIT_INTERRUPTED, LONGEST_PAUSE, job_folder_path
 from finetune.jobs.tables import QUEUE_VARIABLE
 from finetune.spec import JobSpec
 from server.data_roots import Roots, known_location, known_split
@@ -56,6 +57,7 @@ class Scheduler:
         self._adopt_at = 0.0  # monotonic
         self._told: set[str] = set()
         self._trouble: dict[str, tuple[int, float]] = {}  # job id → failed starts, no sooner again than (monotonic)
+        self._silent: dict[str, tuple[datetime | None, float]] = {}  # job id → a lease that has run out, seen since
 
     async def run(self) -> None:
         """Until cancelled. Supervisors go on."""
@@ -92,7 +94,8 @@ class Scheduler:
     def _due(self) -> Sequence[Job]:
         jobs = [job for job in self._queue.in_states(OWNED | _WAITING) if job.scheduled]
         now = self._queue.now()
-        alive = {job.id for job in jobs if job.alive(now)} | self._started.keys()
+        self._silent = {job.id: self._silent[job.id] for job in jobs if job.id in self._silent}
+        alive = {job.id for job in jobs if job.alive(now) or self._may_be_alive(job)} | self._started.keys()
         for job in jobs:
             if job.state is JobState.CANCELLING and job.id not in alive:
                 self._end_cancelled(job)
@@ -102,11 +105,23 @@ class Scheduler:
             if job.id not in alive
             and time.monotonic() >= self._trouble.get(job.id, (0, 0.0))[1]
             and job.state is not JobState.CANCELLING
-            and (job.not_before is None or job.not_before <= now)
+            and (job.not_before is None or not 0 < (job.not_before - now).total_seconds() <= LONGEST_PAUSE)
         ]
         # What other machines run of a shared queue takes no room here; what an earlier server left running does.
         here = [job for job in jobs if job.id in alive and (job.owner is None or job.owner.is_here)]
         return due[: max(0, self._at_most - len(here))]
+
+    def _may_be_alive(self, job: Job) -> bool:
+        """When a machine's clock jumps ahead, every lease looks as if it had run out until its owner's next heartbeat:
+        so one that isn't known to be dead is given the time for two, by a clock that doesn't jump."""
+        if job.state not in OWNED or (job.owner is not None and job.owner.is_dead()):
+            self._silent.pop(job.id, None)
+            return False
+        lease, since = self._silent.get(job.id, (None, 0.0))
+        if lease != job.lease_until:
+            since = time.monotonic()
+            self._silent[job.id] = (job.lease_until, since)
+        return time.monotonic() - since < 2 * HEARTBEAT_SECONDS
 
     def _end_cancelled(self, job: Job) -> None:
         """Its supervisor died before it could say so itself."""

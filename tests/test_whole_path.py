@@ -101,6 +101,18 @@ def test_the_child_adds_its_head_and_some_json(home: Home, first: dict[str, Any]
     assert counts["trained"] + counts["fresh"] == components["head"]["num_tensors"]
 
 
+def test_evaluate_of_the_job_has_a_line_for_each_checkpoint(home: Home, first: dict[str, Any]) -> None:
+    [found] = home.call("finetune", "evaluate", "--job", "captions")
+    assert (found["job"], found["split"], found["gone"]) == (first["job"], "validation", [])
+    assert [entry["step"] for entry in found["checkpoints"]] == [20, 40]
+    [best] = [entry for entry in found["checkpoints"] if entry["best"]]
+    named = found["best"]["metric"]
+    assert found["best"] == {"step": best["step"], "metric": named, "value": best["metrics"][named]}
+    assert best["recorded"] == pytest.approx(first["metrics"]["validation"], abs=1e-5)
+    error = home.call("finetune", "evaluate", "--job", "nobody", "--follow", "--timeout", "0", code=1)
+    assert f"{home.store.as_uri()}/jobs" in error["message"]
+
+
 def test_evaluate_repeats_the_runs_own_metrics(home: Home, first: dict[str, Any]) -> None:
     [found] = home.call("finetune", "evaluate", "captions", "--split", "validation")
     assert found["reference"] == "captions@1"

@@ -1,4 +1,4 @@
-"""`finetune evaluate`: the metrics of a published version on a split of DATA."""
+"""`finetune evaluate`: the metrics of a published version on a split of DATA, or of every Checkpoint of a job."""
 
 from __future__ import annotations
 
@@ -32,21 +32,61 @@ class SplitName(StrEnum):
 
 
 def evaluate(
-    reference: Annotated[str, typer.Argument(metavar="REF")],
+    reference: Annotated[str | None, typer.Argument(metavar="[REF]", help="a version; or --job")] = None,
     data: Annotated[str | None, typer.Option("--data", metavar="DATA", help="default: what it was trained on")] = None,
-    split: Annotated[SplitName, typer.Option("--split")] = SplitName.test,
+    split: Annotated[SplitName | None, typer.Option("--split", help="default: test; with --job validation")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="data.… only")] = None,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="of the split; default: the run's")] = None,
     results: Annotated[
         Path | None, typer.Option("--results", metavar="FILE", help="keep a captioner's captions, as COCO has results")
     ] = None,
+    job: Annotated[
+        str | None, typer.Option("--job", metavar="JOB", help="a job's id, its model's name, or its folder")
+    ] = None,
+    step: Annotated[
+        list[int] | None, typer.Option("--step", help="with --job: only this Checkpoint; repeatable")
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="with --job: be its evaluator, up to the final step")
+    ] = False,
+    timeout: Annotated[
+        float, typer.Option("--timeout", min=0, help="with --follow: seconds without a sign of life of the chief")
+    ] = 600.0,
+    gpu: Annotated[bool, typer.Option("--gpu", help="with --job: don't leave the accelerator to the training")] = False,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
     output: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
-    """Score a version on every example of a split, each once. Data options default to those of the version's run."""
+    """Score a version on every example of a split, each once. Data options default to those of the version's run.
+
+    With --job instead of REF: every Checkpoint of the job that is still there, in order, the run going on or not.
+    """
+    if job is not None:
+        of_version = [
+            flag
+            for flag, value in (
+                ("REF", reference), ("--data", data), ("--set", settings), ("--seed", seed), ("--server", server)
+            )
+            if value is not None
+        ]  # fmt: skip
+        if of_version:
+            raise typer.BadParameter(f"goes with a version, not with --job: {', '.join(of_version)}")
+        if split is SplitName.all:
+            raise typer.BadParameter("a job's splits are train, validation and test", param_hint="--split")
+        from finetune.cli.evaluate_job import evaluate_job, follow_job
+
+        if follow:
+            if step or split not in (None, SplitName.validation):
+                raise typer.BadParameter("--follow evaluates every Checkpoint, on the validation split")
+            follow_job(job, store, timeout=timeout, gpu=gpu, output=output)
+        else:
+            evaluate_job(job, store, split=split or SplitName.validation, steps=step or [], gpu=gpu, output=output)
+        return
+    if reference is None or follow or step or gpu:
+        raise typer.BadParameter("give a version REF, or --job JOB (which --follow, --step and --gpu go with)")
+    split = split or SplitName.test
     address = chosen_server(server, store)
     given = settings or []
     if address and results is not None:

@@ -25,7 +25,7 @@ from zoo.cli.output import (
     say,
     say_next,
 )
-from zoo.errors import Cancelled, NotFound, from_dict
+from zoo.errors import Cancelled, InvalidArgument, NotFound, from_dict
 
 if TYPE_CHECKING:
     from finetune.jobs.queue import JobQueue
@@ -146,6 +146,20 @@ def opened(store: str | None, server: str | None, token: str | None) -> Iterator
         yield LocalJobs(queue, open_store(url))
     finally:
         queue.close()
+
+
+def job_id_of(job: str, store: str | None) -> str:
+    """The id of a job that is named by it, or by its model: then the newest. Raises UnknownJob."""
+    from finetune.jobs.job import UnknownJob
+
+    with opened(store, None, None) as jobs:
+        try:
+            return str(jobs.get_job(job)["id"])
+        except (UnknownJob, InvalidArgument):
+            newest = next(iter(jobs.list_jobs(name=job)), None)
+            if newest is None:
+                raise
+            return str(newest["id"])
 
 
 def list_(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from finetune.cli.jobs import opened
+from finetune.cli.jobs import job_id_of
 from zoo.cli.output import DebugOption, Format, FormatOption, StoreOption, print_fields, print_json, say
-from zoo.errors import InvalidArgument, Unavailable
+from zoo.errors import Unavailable
 
 if TYPE_CHECKING:
     from finetune.jobs.event_files import EventFiles
@@ -42,7 +42,7 @@ def tensorboard(
     from finetune.jobs.tables import data_home
     from zoo.catalog import open_catalog
 
-    job_id = _job_id(job, store)
+    job_id = job_id_of(job, store)
     catalog = open_catalog(store)
     folder, files = own_events(JobFolder(job_folder_path(catalog, job_id))), None
     if folder is None:
@@ -64,20 +64,6 @@ def tensorboard(
         _serve(files)
     except KeyboardInterrupt:
         say("ended")
-
-
-def _job_id(job: str, store: str | None) -> str:
-    """Raises UnknownJob."""
-    from finetune.jobs.job import UnknownJob
-
-    with opened(store, None, None) as jobs:
-        try:
-            return str(jobs.get_job(job)["id"])
-        except (UnknownJob, InvalidArgument):
-            newest = next(iter(jobs.list_jobs(name=job)), None)
-            if newest is None:
-                raise
-            return str(newest["id"])
 
 
 def _start(folder: Path, host: str, port: int | None) -> str:

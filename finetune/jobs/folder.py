@@ -6,7 +6,7 @@ Takes the folder's path. Gives paths, and JSON files that are read whole or not 
 spec.json          the job's id, its JobSpec and the store's address; written once, before the first process starts
 prepared/          split.json, bad_records.json, the head's assets, and prepared.json, written last
 checkpoints/       <step>/, complete as soon as it has that name; done.json: the chief won't save another
-evaluations/       <step>.json, one for every Checkpoint
+evaluations/       <step>.json, one for every Checkpoint      best.json: the best so far, for people and other tools
 events/train, events/validation     TensorBoard
 logs/<role>.log    progress.json (the chief's, with its pulse)    evaluator.json (the evaluator's pulse)
 locks/<role>.lock  .mirror.json: what of the folder the store has, where that isn't on this disk (finetune.jobs.mirror)
@@ -36,6 +36,10 @@ class AnotherSpec(FailedPrecondition):
     """The folder belongs to a job with another spec; nothing in it may be continued."""
 
 
+class AnotherJob(FailedPrecondition):
+    """The folder belongs to another job."""
+
+
 class DamagedJobFile(DataLoss):
     """A JSON file of the folder can't be read as what it should be."""
 
@@ -63,12 +67,16 @@ class JobFolder:
     def create(cls, root: Path, *, job: str, spec: JobSpec, store_url: str) -> JobFolder:
         """Makes the folder and its spec.json, or takes the one that is there for the same job and spec.
 
-        Raises AnotherSpec, showing the difference.
+        Raises AnotherSpec, showing the difference, and AnotherJob.
         """
         folder = cls(root)
         root.mkdir(parents=True, exist_ok=True)
         if folder.spec_path.exists():
             stored = folder.require_spec(spec)
+            if stored.job != job:
+                raise AnotherJob(
+                    f"{root} belongs to job {stored.job}, and job {job} can't share it", hint="give each its own folder"
+                )
             if stored.spec != spec:  # other ways to look at the same training
                 write_json(folder.spec_path, {"job": job, "store_url": stored.store_url, "spec": spec.to_json()})
             return folder
@@ -104,6 +112,10 @@ class JobFolder:
         return self.evaluations / f"{step}.json"
 
     @property
+    def best_path(self) -> Path:
+        return self.root / "best.json"
+
+    @property
     def events(self) -> Path:
         return self.root / "events"
 
@@ -121,6 +133,9 @@ class JobFolder:
 
     def log_path(self, role: str) -> Path:
         return self.logs / f"{role}.log"
+
+    def lock_path(self, role: str) -> Path:
+        return self.root / "locks" / f"{role}.lock"
 
     @property
     def progress_path(self) -> Path:

@@ -32,6 +32,7 @@ from zoo.catalog import Catalog, open_catalog
 from zoo.errors import Internal, ZooError
 
 _PROGRESS_SECONDS = 1.0  # between progress events of one phase
+LONGEST_PAUSE = 60.0  # seconds of BACKOFF; what is longer comes from a clock that was set back
 _HELD_SECONDS = 30.0  # after which a job that another machine runs is looked at again
 
 
@@ -93,13 +94,19 @@ def run_job(
         job = _Run(queue, job, store_url, on_event, stop, inline, patience or Patience(), launch, placed).to_its_end()
         if job.state is not JobState.BACKOFF:
             return job
-        while not stop.is_set() and job.not_before is not None and queue.now() < job.not_before:
-            stop.wait(0.1)
+        _wait_for_restart(queue, job, stop)
         if stop.is_set():
             try:
                 return queue.move(job, JobState.QUEUED, message="interrupted")
             except (StateChanged, StaleFence):  # cancelled, or claimed by somebody else, while it waited
                 return queue.get(job_id)
+
+
+def _wait_for_restart(queue: JobQueue, job: Job, stop: threading.Event) -> None:
+    """As long as there is to wait now, by a clock that doesn't jump; more than any pause of ours is such a jump."""
+    if job.not_before is not None:
+        seconds = (job.not_before - queue.now()).total_seconds()
+        stop.wait(min(max(seconds, 0.0), LONGEST_PAUSE))
 
 
 class _Run:

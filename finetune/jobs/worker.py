@@ -47,30 +47,50 @@ class RoleLock:
     """At most one process a role and job on this machine; held until the process ends, however it ends.
 
     The second guard after the parent-death signal: a new chief waits for the former one to save and leave, then kills
-    it. The lock file holds the process id of its holder, right as long as the lock is held.
+    it. What a person started by hand (`by_hand`) is never killed: a supervisor's process stands by until it has ended,
+    and a second one by hand is refused. The lock file holds the process id of its holder, right as long as the lock is
+    held.
     """
 
-    def __init__(self, path: Path, *, grace: float) -> None:
+    def __init__(self, path: Path, *, grace: float, by_hand: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+")
         self._grace = grace
+        self._by_hand = by_hand
 
     def __enter__(self) -> None:
         """Raises RoleTaken."""
-        killed = False
-        deadline = time.monotonic() + self._grace
-        while not self._try():
-            if time.monotonic() > deadline:
-                if killed:
-                    raise RoleTaken(f"{self._file.name} is held by process {self._holder()}, which cannot be ended")
-                print(f"killing process {self._holder()}, left over of an earlier run", file=sys.stderr)
-                os.kill(self._holder(), signal.SIGKILL)
-                killed, deadline = True, time.monotonic() + 5
-            time.sleep(0.1)
+        try:
+            self._wait()
+        except BaseException:
+            self._file.close()
+            raise
         self._file.seek(0)
         self._file.truncate()
-        self._file.write(str(os.getpid()))
+        self._file.write(f"{os.getpid()} by hand" if self._by_hand else str(os.getpid()))
         self._file.flush()
+
+    def _wait(self) -> None:
+        killed = told = False
+        deadline = time.monotonic() + self._grace
+        while not self._try():
+            if self._by_hand:
+                raise RoleTaken(
+                    f"{self._file.name} is held by process {self._holder() or 'unknown'}: this role runs already",
+                    hint="end that process first, or leave the role to it",
+                )
+            if self._holder_is_by_hand():
+                if not told:
+                    print(f"standing by: process {self._holder()}, started by hand, has this role", file=sys.stderr)
+                told, deadline = True, time.monotonic() + self._grace
+            elif time.monotonic() > deadline:
+                if killed:
+                    raise RoleTaken(f"{self._file.name} is held by process {self._holder()}, which cannot be ended")
+                if (holder := self._holder()) is not None:
+                    print(f"killing process {holder}, left over of an earlier run", file=sys.stderr)
+                    os.kill(holder, signal.SIGKILL)
+                killed, deadline = True, time.monotonic() + 5
+            time.sleep(0.1)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
@@ -82,9 +102,17 @@ class RoleLock:
             return False
         return True
 
-    def _holder(self) -> int:
+    def _holder(self) -> int | None:
+        """None for the moment before a new holder has written its id."""
+        words = self._words()
+        return int(words[0]) if words else None
+
+    def _holder_is_by_hand(self) -> bool:
+        return self._words()[1:] == ["by", "hand"]
+
+    def _words(self) -> list[str]:
         self._file.seek(0)
-        return int(self._file.read())
+        return self._file.read().split()
 
 
 class Tee:
@@ -137,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent, signal.SIGTERM)
     if options.tee:
         sys.stderr = _teed(folder.log_path(options.role))
-    with RoleLock(folder.root / "locks" / f"{options.role}.lock", grace=_FORMER_GRACE):
+    with RoleLock(folder.lock_path(options.role), grace=_FORMER_GRACE):
         return _run(options.role, folder, options.cluster)
 
 
@@ -150,9 +178,11 @@ def _run(role: str, folder: JobFolder, tf_config: str) -> int:
         if cluster is None:
             raise InvalidCluster(f"{folder.root} names no cluster, so that there is no {role}")
         cluster.address(role)
-    start_tensorflow()  # seconds, so after every check
     from finetune.training import run
 
+    if role == EVALUATOR:
+        run.hide_accelerators()
+    start_tensorflow()  # seconds, so after every check
     if cluster is None:
         code = {CHIEF: run.run_chief, EVALUATOR: run.run_evaluator}[role](folder, request.store_url)
     elif cluster.ps:

@@ -19,7 +19,7 @@ from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluations import Evaluations
 from finetune.training.input_watch import InputWatch
 from finetune.training.observed import ObservedTrainer
-from finetune.training.progress import Progress, pulse_age
+from finetune.training.progress import Progress, PulseWatch
 from finetune.training.rollback import Rollback
 from finetune.training.saving import Saving
 from finetune.training.stop import Interrupted, StopSignal
@@ -288,7 +288,7 @@ class Controller:
 
     def _wait(self, what: str, ready: Callable[[], bool]) -> None:
         """Until `ready`, looking ten times a second; the disk stays bounded because the chief doesn't run ahead."""
-        begin = time.monotonic()
+        begin, pulse = time.monotonic(), PulseWatch(self._folder.evaluator_path)
         while not ready():
             if self._saving.done():
                 self._rotate()
@@ -297,7 +297,7 @@ class Controller:
             error = self._folder.read_error()
             if error is not None:
                 raise EvaluatorFailed(f"the Evaluator ended with an error: {error.get('message')}")
-            silent = min(time.monotonic() - begin, pulse_age(self._folder.evaluator_path))
+            silent = pulse.silent()
             if silent > self._evaluator_timeout:
                 raise EvaluatorGone(
                     f"waited {silent:.0f} s for {what}, and no Evaluator is alive for {self._folder.root}",

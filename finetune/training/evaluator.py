@@ -1,6 +1,7 @@
 """Evaluator: follows the Checkpoints of a job in a process of its own, each once, in order.
 
-Takes Checkpoints and the validation split. Gives `evaluations/<step>.json`. Next: `finetune.training.best`.
+Takes Checkpoints and the validation split. Gives `evaluations/<step>.json` and best.json.
+Next: `finetune.training.best`.
 
 It only reads Checkpoints and is in no cluster: a parameter-server coordinator would hang on it.
 """
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from finetune.jobs.folder import JobFolder, read_json
+from finetune.jobs.folder import JobFolder, read_json, write_json
 from finetune.models.network import Network
 from finetune.models.restore import restore
 from finetune.spec import TrainConfig
@@ -23,7 +24,7 @@ from finetune.training.checkpoints import CheckpointGone, Checkpoints
 from finetune.training.evaluate import SplitEvaluation
 from finetune.training.evaluations import EvalResult, Evaluations
 from finetune.training.pictures import Pictures
-from finetune.training.progress import Pulse, pulse_age
+from finetune.training.progress import Pulse, PulseWatch
 from finetune.training.split_data import SplitData
 from finetune.training.summaries import Summaries
 from zoo.errors import Unavailable
@@ -55,6 +56,7 @@ class Evaluator:
         pictures: Pictures | None = None,
         training_captions: Callable[[], Iterable[str]] | None = None,
         chief_timeout: float = _CHIEF_TIMEOUT,
+        on_result: Callable[[EvalResult], None] = lambda result: None,
     ) -> None:
         self._folder = folder
         self._train = train
@@ -68,21 +70,25 @@ class Evaluator:
         self._pulse = pulse
         self._pictures = pictures
         self._chief_timeout = chief_timeout
+        self._on_result = on_result
         self._evaluations = Evaluations(folder, train)
 
     def run(self) -> None:
         """Raises ChiefGone naming the folder, DamagedCheckpoint, AnotherCheckpoint."""
+        chief = PulseWatch(self._folder.progress_path)
         quiet_since = time.monotonic()
+        self._note_best()
         while self._evaluations.verdict().stop_step is None:
             done = read_json(self._folder.checkpoints_done_path)  # looked at first: what is saved later isn't missed
             step = self._next()
             if step is not None:
                 self._evaluate(step)
+                self._note_best()
                 quiet_since = time.monotonic()
                 continue
             if done is not None:
                 return
-            silent = min(time.monotonic() - quiet_since, pulse_age(self._folder.progress_path))
+            silent = min(time.monotonic() - quiet_since, chief.silent())
             if silent > self._chief_timeout:
                 raise ChiefGone(
                     f"no new Checkpoint in {self._folder.checkpoints} for {silent:.0f} s, and no chief is alive there",
@@ -97,6 +103,21 @@ class Evaluator:
         expected = (step for step in evaluation_steps(self._train) if step <= newest)
         return next((step for step in expected if self._evaluations.get(step) is None), None)
 
+    def _note_best(self) -> None:
+        """best.json, for people and other tools; it comes after the evaluation, which comes after the weights. What is
+        published is decided by the sequence of evaluations itself."""
+        best = self._evaluations.verdict().best
+        if best is None:
+            return
+        note = {
+            "step": best.step,
+            "metric": self._train.early_stop.metric,
+            "value": best.metric,
+            "checkpoint": f"{self._folder.checkpoints.name}/{best.step}",
+        }
+        if read_json(self._folder.best_path) != note:
+            write_json(self._folder.best_path, note)
+
     def _evaluate(self, step: int) -> None:
         self._pulse.set(step=step)
         try:
@@ -106,15 +127,19 @@ class Evaluator:
             # like NaN, an absent metric never is the best.
             print(f"warning: {error.message}; going on with the next", file=sys.stderr, flush=True)
             absent = {self._train.early_stop.metric: None}
-            self._evaluations.write(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
+            self._written(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
         split = self._restored(weights)
         result = self._result(step, split)
-        self._evaluations.write(result)
+        self._written(result)
         self._summaries.scalars(step, result.metrics)
         if self._pictures is not None:
             self._pictures.write(step, split, result.metrics)
         print(f"step {step}: " + _line(result.metrics), file=sys.stderr, flush=True)
+
+    def _written(self, result: EvalResult) -> None:
+        self._evaluations.write(result)
+        self._on_result(result)
 
     def _restored(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> SplitData:
         """The split as these weights see it."""

@@ -87,9 +87,11 @@ def queue_stats(batches: Any) -> QueueStats | None:
     return batches.queue.snapshot() if isinstance(batches, ImageRows) else None
 
 
-def validation_input(spec: JobSpec, prepared: Prepared, catalog: Catalog, network: Network) -> Validation:
-    """The validation split, with the features that the network gives at the moment of the call."""
-    split = prepared.splits["validation"]
+def validation_input(
+    spec: JobSpec, prepared: Prepared, catalog: Catalog, network: Network, *, part: str = "validation"
+) -> Validation:
+    """The validation split (or another), with the features that the network gives at the moment of the call."""
+    split = prepared.splits[part]
     if not isinstance(network, ThawedNetwork):
         return lambda: split
     input_spec = catalog.get(prepared.parent).manifest.input_spec

@@ -85,7 +85,7 @@ class Prepared:
     num_examples: dict[str, int]  # by split, without the bad records
     bad_records: int
     split: Split  # of the source's examples
-    splits: Mapping[str, SplitData]  # train and validation, where asked for and not empty
+    splits: Mapping[str, SplitData]  # those that were asked for (by default train and validation) and aren't empty
     seconds: float
     vectors: FeatureCounts  # of this session
     source: ExampleSource
@@ -207,7 +207,7 @@ def load_prepared(
     bad = [one.id for part in features.values() for one in part.bad]
     if bad:
         raise DataChanged(f"{len(bad)} images can't be read any more, among them {bad[0]}", hint="restore the data")
-    return _joined(record, spec, assets, source, split, features)
+    return _joined(record, spec, assets, source, split, features, parts=parts)
 
 
 def is_thawed(spec: JobSpec) -> bool:
@@ -295,11 +295,7 @@ def _joined(
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],
         split=split,
-        splits={
-            name: joined(name)
-            for name in ("train", "validation")
-            if getattr(split, name) and (name in features or (is_thawed(spec) and name in parts))
-        },
+        splits={name: joined(name) for name in parts if getattr(split, name) and (name in features or is_thawed(spec))},
         seconds=record["seconds"],
         vectors=FeatureCounts.of(features.values()),
         source=source,

@@ -149,9 +149,28 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
-def pulse_age(path: Path) -> float:
-    """Seconds since a pulse or progress file was last replaced; infinity where there is none."""
-    try:
-        return max(0.0, time.time() - path.stat().st_mtime)
-    except FileNotFoundError:
-        return float("inf")
+class PulseWatch:
+    """Whether somebody still rewrites a file, told by this process's own monotonic clock.
+
+    Neither a wall clock that jumps nor another machine's that is wrong makes a live process look dead: what counts is
+    that the file changes, not the time it bears.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._mark = self._look()
+        self._changed = time.monotonic()
+
+    def silent(self) -> float:
+        """Seconds since the file was last seen to change; since the watch began, where it never did or isn't there."""
+        mark = self._look()
+        if mark != self._mark and mark is not None:
+            self._mark, self._changed = mark, time.monotonic()
+        return time.monotonic() - self._changed
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_mtime_ns, status.st_ino

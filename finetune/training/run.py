@@ -22,13 +22,14 @@ from finetune.jobs.folder import JobFolder, JobRequest, write_json
 from finetune.spec import JobSpec, TrainConfig
 from finetune.training.progress import Progress, Pulse
 from finetune.training.stop import Interrupted, StopSignal
-from finetune.training.waiting import wait_for_prepared
+from finetune.training.waiting import SILENT_SECONDS, wait_for_prepared
 from zoo.atomic_file import NoSpace, storage_error
 from zoo.errors import FailedPrecondition, Internal, ResourceExhausted, ZooError
 
 if TYPE_CHECKING:
     from finetune.training.checkpoints import Checkpoints
     from finetune.training.controller import Outcome
+    from finetune.training.evaluations import EvalResult
     from finetune.training.group import Group
     from finetune.training.initialise import Start
     from finetune.training.prepare import Prepared
@@ -70,10 +71,26 @@ def run_server(job: JobFolder, *, role: str, cluster: Cluster) -> int:
     return _guarded(job, serve, clear_error=False)
 
 
-def run_evaluator(job: JobFolder, store_url: str) -> int:
-    """Evaluates every Checkpoint of the job. Uses the CPU only: the chief has the accelerator."""
+def run_evaluator(
+    job: JobFolder,
+    store_url: str,
+    *,
+    timeout: float = SILENT_SECONDS,
+    on_cpu: bool = True,
+    on_result: Callable[[EvalResult], None] = lambda result: None,
+) -> int:
+    """Evaluates every Checkpoint of the job, waiting for new ones until the last. Started before anything is prepared
+    it waits; after `timeout` seconds without a sign of life of the chief it gives up, naming the folder.
+
+    `on_cpu`: accelerators are hidden, since the chief trains on them."""
+    if on_cpu:
+        hide_accelerators()
+    return _guarded(job, lambda stop: _evaluator(job, store_url, timeout, on_result), clear_error=False)
+
+
+def hide_accelerators() -> None:
+    """To be called before TensorFlow is imported, or at least before it looks for devices."""
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    return _guarded(job, lambda stop: _evaluator(job, store_url), clear_error=False)
 
 
 def _guarded(job: JobFolder, body: Callable[[StopSignal], None], *, clear_error: bool) -> int:
@@ -280,13 +297,13 @@ def _warn_of_plan(progress: Progress, prepared: Prepared, spec: JobSpec) -> None
             progress.say(f"warning: {text}")
 
 
-def _evaluator(job: JobFolder, store_url: str) -> None:
+def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callable[[EvalResult], None]) -> None:
     request = job.request()
     train = request.spec.train
     pulse = Pulse(job.evaluator_path)
     pulse.start()
     try:
-        wait_for_prepared(job)
+        wait_for_prepared(job, timeout=timeout)
         import tensorflow as tf
 
         from finetune.training.checkpoints import Checkpoints, spec_digest
@@ -301,7 +318,7 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
         from zoo.catalog import open_catalog
 
         # The chief trains beside it: half of the cores are enough to keep up.
-        tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 2) // 2))
+        tf.config.threading.set_intra_op_parallelism_threads(max(1, len(os.sched_getaffinity(0)) // 2))
         configure(train)
         catalog = open_catalog(store_url)
         prepared = load_prepared(job, request.spec, catalog, parts=("validation",))
@@ -319,6 +336,8 @@ def _evaluator(job: JobFolder, store_url: str) -> None:
                 checkpoints=Checkpoints(job.checkpoints, digest=spec_digest(request.spec)),
                 summaries=summaries,
                 pulse=pulse,
+                chief_timeout=timeout,
+                on_result=on_result,
                 pictures=Pictures(network.head, prepared.source, summaries),
                 training_captions=captions_of(prepared.source, prepared.split.train),
             ).run()

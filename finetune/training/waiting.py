@@ -8,24 +8,25 @@ from __future__ import annotations
 import time
 
 from finetune.jobs.folder import JobFolder
-from finetune.training.progress import pulse_age
+from finetune.training.progress import PulseWatch
 from zoo.errors import Unavailable
 
-_PREPARE_TIMEOUT = 600.0  # seconds without a sign of the chief
+SILENT_SECONDS = 600.0  # without a sign of life of the chief
 
 
 class NotPrepared(Unavailable):
     """Waited for a chief that isn't there, or that failed."""
 
 
-def wait_for_prepared(job: JobFolder, *, beside_chief: bool = False) -> None:
+def wait_for_prepared(job: JobFolder, *, beside_chief: bool = False, timeout: float = SILENT_SECONDS) -> None:
     """Raises NotPrepared when no chief is alive, and, `beside_chief`, when it has failed: then nobody comes."""
-    began = time.monotonic()
+    chief = PulseWatch(job.progress_path)
     while not job.prepared_path.exists():
         if beside_chief and (error := job.read_error()):
             raise NotPrepared(f"the chief failed: {error.get('message')}")
-        if min(time.monotonic() - began, pulse_age(job.progress_path)) > _PREPARE_TIMEOUT:
+        if chief.silent() > timeout:
             raise NotPrepared(
-                f"{job.root} was not prepared within {_PREPARE_TIMEOUT:.0f} s, and no chief is alive there"
+                f"{job.root} was not prepared within {timeout:.0f} s, and no chief is alive there",
+                hint="start the run, or look whether this is its folder",
             )
         time.sleep(0.2)

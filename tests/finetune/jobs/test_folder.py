@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from finetune.jobs.folder import (
+    AnotherJob,
     AnotherSpec,
     DamagedJobFile,
     JobFolder,
@@ -39,7 +40,9 @@ def test_the_request_comes_back(tmp_path: Path) -> None:
 def test_the_same_spec_finds_its_folder_again_and_another_is_refused_with_the_difference(tmp_path: Path) -> None:
     JobFolder.create(tmp_path, job="j1", spec=SPEC, store_url="file:///s")
     before = (tmp_path / "spec.json").read_bytes()
-    assert JobFolder.create(tmp_path, job="j2", spec=SPEC, store_url="file:///s").request().job == "j1"
+    assert JobFolder.create(tmp_path, job="j1", spec=SPEC, store_url="file:///t").request().store_url == "file:///s"
+    with pytest.raises(AnotherJob, match="belongs to job j1, and job j2 can't share it"):
+        JobFolder.create(tmp_path, job="j2", spec=SPEC, store_url="file:///s")
     other = SPEC.model_copy(update={"train": SPEC.train.model_copy(update={"steps": 10})})
     with pytest.raises(AnotherSpec, match=r"train\.steps: 9 → 10"):
         JobFolder.create(tmp_path, job="j2", spec=other, store_url="file:///s")

@@ -23,7 +23,7 @@ from finetune.jobs.launcher import RoleProcess
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervisor import Patience, run_job
-from finetune.jobs.worker import RoleLock
+from finetune.jobs.worker import RoleLock, RoleTaken
 from tests.finetune.jobs.conftest import make_spec
 
 HASTY = Patience(backoff_seconds=(0.05, 0.05), stop_grace=2.0, poll=0.02, heartbeat=0.1, evaluator_restarts=2)
@@ -305,3 +305,29 @@ def test_a_new_role_waits_for_the_former_one_and_then_kills_it(tmp_path: Path) -
     stuck = holder(60)
     with RoleLock(path, grace=0.3):
         assert stuck.wait() == -signal.SIGKILL
+
+
+def test_a_role_that_a_person_has_started_is_stood_by_for_and_never_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "locks" / "evaluator.lock"
+    code = (
+        "import sys, time; from pathlib import Path; from finetune.jobs.worker import RoleLock\n"
+        "with RoleLock(Path(sys.argv[1]), grace=0, by_hand=True):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    by_hand = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert by_hand.stdin is not None
+    assert by_hand.stdout is not None
+    assert by_hand.stdout.readline() == "held\n"
+    with pytest.raises(RoleTaken, match=f"process {by_hand.pid}: this role runs already"):
+        RoleLock(path, grace=0, by_hand=True).__enter__()
+    timer = threading.Timer(0.5, by_hand.stdin.close)
+    timer.start()
+    with RoleLock(path, grace=0.1):  # a supervisor's: its patience with leftovers has long ended by then
+        assert by_hand.wait() == 0
+    timer.join()
+    by_hand.stdout.close()
+    assert capsys.readouterr().err.count(f"standing by: process {by_hand.pid}, started by hand") == 1

@@ -48,16 +48,29 @@ class Place:
             self.root / "jobs" / name, job=name, spec=spec(**changes), store_url=(self.root / "store").as_uri()
         )
 
-    def start(self, role: str, folder: JobFolder) -> subprocess.Popen[bytes]:
-        folder.logs.mkdir(parents=True, exist_ok=True)
-        environment = os.environ | {
+    def _environment(self) -> dict[str, str]:
+        return os.environ | {
             "PYTHONPATH": str(_ROOT),
             "MODELZOO_CACHE": str(self.root / "cache"),
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
+
+    def start_following(self, root: Path) -> subprocess.Popen[str]:
+        """`finetune evaluate --follow` as typed; the folder needn't be there yet."""
+        command = [sys.executable, "-m", "finetune.cli.main", "evaluate", "--job", str(root), "--follow"]
+        return subprocess.Popen(
+            [*command, "--timeout", "90", "--format", "json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment(),
+        )
+
+    def start(self, role: str, folder: JobFolder) -> subprocess.Popen[bytes]:
+        folder.logs.mkdir(parents=True, exist_ok=True)
         with folder.log_path(role).open("ab") as log:
             return subprocess.Popen(
-                [sys.executable, "-c", _CODE, role, str(folder.root)], stderr=log, stdout=log, env=environment
+                [sys.executable, "-c", _CODE, role, str(folder.root)], stderr=log, stdout=log, env=self._environment()
             )
 
     def run(self, folder: JobFolder) -> tuple[int, int]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from finetune.jobs.folder import JobFolder, read_json
 from finetune.training.evaluate import evaluate_version
+from finetune.training.evaluate_job import NoCheckpoints, evaluate_job
 from finetune.training.publish import finish
 from finetune.training.run import run_chief
 from tests.finetune.training.roles import Place, kill, log, until
@@ -67,7 +70,15 @@ def test_what_is_published_evaluates_as_it_did_in_training(
 
 
 def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: Place, unbroken: JobFolder) -> None:
-    folder = place.job("broken")
+    # An evaluator by hand, there before the job is: it waits, and outlives its chiefs.
+    evaluator = place.start_following(place.root / "jobs" / "broken")
+    try:
+        _broken_run(place, place.job("broken"), unbroken, evaluator)
+    finally:
+        kill(evaluator)
+
+
+def _broken_run(place: Place, folder: JobFolder, unbroken: JobFolder, evaluator: subprocess.Popen[str]) -> None:
     # kill -9 while training, between the first Checkpoint and the second. No Evaluator is needed to get there.
     chief = place.start("chief", folder)
     until(lambda: (folder.checkpoints / "100").exists(), chief)
@@ -84,11 +95,48 @@ def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: 
     saved = max(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdigit())
     assert saved > 100
 
-    assert place.run(folder) == (0, 0), log(folder, "chief")[-3000:]
+    chief = place.start("chief", folder)
+    said, talk = evaluator.communicate(timeout=120)
+    assert evaluator.returncode == 0, talk
+    assert chief.wait(timeout=60) == 0, log(folder, "chief")[-3000:]
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["step"] for line in lines] == [100, 200, 300, 400]
+    assert str(folder.root) in talk
     assert f"resumed at step {saved}" in log(folder, "chief")
     assert not list(folder.checkpoints.glob(".*")), "half-saved Checkpoints are left"
     assert head_bytes(folder) == head_bytes(unbroken)
     assert evaluations(folder) == evaluations(unbroken)
+    assert read_json(folder.best_path) == read_json(unbroken.best_path)
+
+
+def test_a_jobs_checkpoints_are_evaluated_once_more_as_the_run_did_it(
+    place: Place, unbroken: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+    before = sorted(path for path in unbroken.root.rglob("*") if path.is_file())
+    found = evaluate_job(unbroken, place.catalog)
+    there = sorted(int(path.name) for path in unbroken.checkpoints.iterdir() if path.name.isdigit())
+    assert [entry.step for entry in found.checkpoints] == there
+    for entry in found.checkpoints:
+        assert entry.recorded is not None
+        for name, value in entry.recorded.items():
+            if isinstance(value, float):
+                assert entry.metrics[name] == pytest.approx(value, rel=1e-4), name
+    best = read_json(unbroken.best_path)
+    assert best is not None
+    assert [entry.step for entry in found.checkpoints if entry.best] == [best["step"]]
+    assert (unbroken.root / best["checkpoint"] / "checkpoint.json").exists()
+    assert found.best is not None
+    assert found.best.step == best["step"]
+    assert found.best.metric == pytest.approx(best["value"], rel=1e-4)
+
+    tested = evaluate_job(unbroken, place.catalog, split="test", steps=there[-1:])
+    assert [(entry.step, entry.recorded) for entry in tested.checkpoints] == [(there[-1], None)]
+    assert (tested.split, tested.num_examples) == ("test", 4)
+    assert tested.checkpoints[0].metrics["loss"] != found.checkpoints[-1].metrics["loss"]
+    with pytest.raises(NoCheckpoints, match=f"no Checkpoint of step 7; there are: {there[0]}"):
+        evaluate_job(unbroken, place.catalog, steps=[7])
+    assert sorted(path for path in unbroken.root.rglob("*") if path.is_file()) == before, "it writes nothing"
 
 
 def test_an_error_is_left_for_others_to_read(

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from finetune.jobs.folder import JobFolder
 from finetune.training import run
-from finetune.training.progress import Progress, Pulse, progress_line, pulse_age
+from finetune.training.progress import Progress, Pulse, PulseWatch, progress_line
 from finetune.training.stop import Interrupted, StopSignal
 from zoo.errors import NotFound
 
@@ -118,8 +118,29 @@ def test_progress_is_written_at_least_once_a_second_also_when_nothing_happens(tm
     assert last is not None
     assert (last["phase"], last["step"], last["steps"], last["loss"]) == ("training", 4, 10, None)
     assert stream.getvalue().count("\n") == 1  # the second line would have come after seconds
-    assert pulse_age(folder.progress_path) < 5
-    assert pulse_age(tmp_path / "none") == float("inf")
+
+
+@pytest.mark.parametrize("jump", [-3600.0, 3600.0])
+def test_a_clock_that_jumps_by_an_hour_makes_no_living_process_look_dead(tmp_path: Path, jump: float) -> None:
+    """Files as they are after the jump: their times are an hour off, and they change as long as somebody lives."""
+    path = tmp_path / "pulse.json"
+    pulse = Pulse(path)
+    pulse.write()
+    os.utime(path, (time.time() + jump, time.time() + jump))
+    watch = PulseWatch(path)
+    assert watch.silent() < 60
+    time.sleep(0.3)
+    silent = watch.silent()
+    assert 0.3 <= silent < 60  # nothing has changed since the watch began, whatever the file's time says
+    pulse.write()
+    os.utime(path, (time.time() + 2 * jump, time.time() + 2 * jump))
+    assert watch.silent() < silent
+
+
+def test_a_pulse_that_never_comes_is_silent_since_the_watch_began(tmp_path: Path) -> None:
+    watch = PulseWatch(tmp_path / "none")
+    time.sleep(0.05)
+    assert watch.silent() >= 0.05
 
 
 def test_a_pulse_that_cannot_be_written_says_so_once_and_stops_nothing(
