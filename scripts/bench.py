@@ -189,6 +189,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "doors": of_script("bench_doors.py"),  # imports of every format beside what can't be saved
     "catalogue": of_script("bench_catalog.py", repeats=False),  # 100,000 versions: index, pages, gets, catching up
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
+    "evaluator": of_script("bench_evaluator.py"),  # training speed with a separate evaluator beside it and without
 }
 
 

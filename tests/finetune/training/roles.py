@@ -77,10 +77,10 @@ class Place:
         """Both roles to their ends: (chief's exit code, evaluator's)."""
         both = [self.start("chief", folder), self.start("evaluator", folder)]
         try:
-            chief = both[0].wait(timeout=120)
+            chief = both[0].wait(timeout=300)
             if chief != 0:
                 both[1].kill()
-            return chief, both[1].wait(timeout=60)
+            return chief, both[1].wait(timeout=120)
         finally:
             kill(*both)
 
