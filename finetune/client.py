@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from finetune.client_json import event_json, job_json, roles_json
 from finetune.text.caption import Caption
 from finetune.token_file import read_token, token_path
 from finetune.wire import (
@@ -22,7 +23,6 @@ from finetune.wire import (
     MAX_MESSAGE_BYTES,
     error_from,
     from_struct,
-    from_timestamp,
     message_limits,
     to_struct,
 )
@@ -34,12 +34,10 @@ from protos.modelzoo.v1 import (
     inference_pb2,
     inference_pb2_grpc,
 )
-from zoo.describe import rfc3339
 from zoo.errors import InvalidArgument, Unauthenticated, Unavailable, ZooError
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]", "0.0.0.0")
 _SHORT = 30.0  # seconds for calls that only read or write a little
-_STATE_PREFIX = "JOB_STATE_"
 
 
 class ServerUnreachable(Unavailable):
@@ -220,10 +218,12 @@ class ZooClient:
             spec=to_struct(spec or {}),
         )
         request = finetune_pb2.CreateFineTuneJobRequest(spec=message, again=again)
-        return _job(self._call(self._finetune.CreateFineTuneJob, request))
+        return job_json(self._call(self._finetune.CreateFineTuneJob, request))
 
     def get_job(self, job_id: str) -> dict[str, Any]:
-        return _job(self._call(self._finetune.GetFineTuneJob, finetune_pb2.GetFineTuneJobRequest(id=job_id)))
+        """`Job.to_json`, and `roles`: what has become of each process."""
+        answer = self._call(self._finetune.GetFineTuneJob, finetune_pb2.GetFineTuneJobRequest(id=job_id))
+        return job_json(answer) | {"roles": roles_json(answer)}
 
     def list_jobs(self, *, name: str | None = None) -> Iterator[dict[str, Any]]:
         """Newest first; pages are fetched as they are read."""
@@ -231,7 +231,7 @@ class ZooClient:
         while True:
             request = finetune_pb2.ListFineTuneJobsRequest(page_token=token, name=name or "")
             page = self._call(self._finetune.ListFineTuneJobs, request)
-            yield from map(_job, page.jobs)
+            yield from map(job_json, page.jobs)
             token = page.next_page_token
             if not token:
                 return
@@ -245,14 +245,14 @@ class ZooClient:
         call = self._finetune.WatchFineTuneJob(request, metadata=self._metadata)
         try:
             for response in call:
-                yield _event(response.event)
+                yield event_json(response.event)
         except grpc.RpcError as error:
             raise self._meaning(error) from None
         finally:
             call.cancel()
 
     def cancel_job(self, job_id: str) -> dict[str, Any]:
-        return _job(self._call(self._finetune.CancelFineTuneJob, finetune_pb2.CancelFineTuneJobRequest(id=job_id)))
+        return job_json(self._call(self._finetune.CancelFineTuneJob, finetune_pb2.CancelFineTuneJobRequest(id=job_id)))
 
     def evaluate(
         self,
@@ -367,62 +367,4 @@ def _timing(answer: Any) -> dict[str, Any]:
         "milliseconds": answer.milliseconds,
         "server_milliseconds": answer.server_milliseconds,
         "reference": answer.reference,
-    }
-
-
-def _state(number: int) -> str:
-    return finetune_pb2.JobState.Name(number).removeprefix(_STATE_PREFIX)
-
-
-def _time(message: Any, field: str) -> str | None:
-    return rfc3339(from_timestamp(getattr(message, field))) if message.HasField(field) else None
-
-
-def _job(message: finetune_pb2.FineTuneJob) -> dict[str, Any]:
-    """The same JSON as `finetune.jobs.job.Job.to_json`."""
-    return {
-        "id": message.id,
-        "name": message.name,
-        "state": _state(message.state),
-        "spec": from_struct(message.spec),
-        "fence": message.fence,
-        "owner": message.owner or None,
-        "lease_until": _time(message, "lease_expire_time"),
-        "attempts": message.attempts,
-        "created": _time(message, "create_time"),
-        "updated": _time(message, "update_time"),
-        "error": _error(message.error) if message.HasField("error") else None,
-        "result": from_struct(message.result) if message.HasField("result") else None,
-        "progress": _progress(message.progress) if message.HasField("progress") else None,
-    }
-
-
-def _event(message: finetune_pb2.JobEvent) -> dict[str, Any]:
-    """The same JSON as `finetune.jobs.job.JobEvent.to_json`, and `job_ended` in the last one."""
-    event = {
-        "cursor": message.cursor,
-        "job": message.job_id,
-        "time": _time(message, "time"),
-        "kind": message.kind,
-        "state": _state(message.state),
-        "message": message.message,
-        "progress": _progress(message.progress) if message.HasField("progress") else None,
-    }
-    return event | {"job_ended": _job(message.job)} if message.HasField("job") else event
-
-
-def _error(message: finetune_pb2.JobError) -> dict[str, Any]:
-    return {
-        "code": message.code,
-        "reason": message.reason,
-        "message": message.message,
-        "hint": message.hint or None,
-        "details": dict(message.details),
-    }
-
-
-def _progress(message: finetune_pb2.JobProgress) -> dict[str, Any]:
-    return {
-        field.name: getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
-        for field in finetune_pb2.JobProgress.DESCRIPTOR.fields
     }

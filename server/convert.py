@@ -8,11 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from finetune.jobs.job import Job, JobEvent
+from finetune.jobs.roles import RoleState
 from finetune.recipes import overlaid, resolve
 from finetune.spec import InvalidSpec, JobSpec
 from finetune.wire import from_struct, to_struct, to_timestamp
@@ -44,6 +45,8 @@ def job_spec(message: finetune_pb2.FineTuneSpec, roots: Roots) -> JobSpec:
         typed["head"] = {"kind": message.head}
     if message.data:
         typed["data"] = {"location": message.data}
+    if strategy := {key: value for key in ("kind", "workers", "ps") if (value := getattr(message.strategy, key))}:
+        typed["strategy"] = strategy
     settings = [f"{key}={value}" for key, value in sorted(message.settings.items())]
     values = overlaid(from_struct(message.spec), typed)
     asked = resolve(recipe=message.recipe or None, values=values, settings=settings)
@@ -115,7 +118,7 @@ def catalog_page(page: Page) -> catalog_pb2.ListModelsResponse:
     )
 
 
-def job(value: Job) -> finetune_pb2.FineTuneJob:
+def job(value: Job, roles: Sequence[RoleState] = ()) -> finetune_pb2.FineTuneJob:
     return finetune_pb2.FineTuneJob(
         id=value.id,
         name=value.name,
@@ -131,10 +134,21 @@ def job(value: Job) -> finetune_pb2.FineTuneJob:
         result=None if value.result is None else to_struct(value.result),
         progress=None if value.progress is None else _progress(value.progress),
         published=str((value.result or {}).get("reference", "")),
+        roles=[
+            finetune_pb2.JobRole(
+                role=one.role,
+                state=one.state,
+                since_time=to_timestamp(one.since),
+                starts=one.starts,
+                pid=one.pid,
+                exit_code=one.exit_code,
+            )
+            for one in roles
+        ],
     )
 
 
-def event(value: JobEvent, ended: Job | None) -> finetune_pb2.JobEvent:
+def event(value: JobEvent, ended: Job | None, roles: Sequence[RoleState] = ()) -> finetune_pb2.JobEvent:
     return finetune_pb2.JobEvent(
         cursor=value.cursor,
         job_id=value.job,
@@ -143,7 +157,8 @@ def event(value: JobEvent, ended: Job | None) -> finetune_pb2.JobEvent:
         state=_state(value.state),
         message=value.message,
         progress=_progress(value.body) if value.kind == "progress" else None,
-        job=None if ended is None else job(ended),
+        job=None if ended is None else job(ended, roles),
+        role=str(value.body.get("role", "")) if value.kind == "role" else "",
     )
 
 

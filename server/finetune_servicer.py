@@ -15,6 +15,7 @@ import grpc
 from finetune.jobs.adopt import is_elsewhere, tell_cancelled
 from finetune.jobs.job import Job, JobEvent, JobState
 from finetune.jobs.queue import JobQueue
+from finetune.jobs.roles import RoleState, role_states
 from finetune.jobs.submit import submit_or_resume
 from protos.modelzoo.v1 import finetune_pb2, finetune_pb2_grpc
 from server import convert
@@ -66,7 +67,11 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
     async def GetFineTuneJob(
         self, request: finetune_pb2.GetFineTuneJobRequest, _context: grpc.aio.ServicerContext
     ) -> finetune_pb2.FineTuneJob:
-        return convert.job(await in_thread(self._threads, self._queue.get, request.id))
+        job, roles = await in_thread(self._threads, self._with_roles, request.id)
+        return convert.job(job, roles)
+
+    def _with_roles(self, job_id: str) -> tuple[Job, Sequence[RoleState]]:
+        return self._queue.get(job_id), role_states(self._queue.role_events(job_id))
 
     async def ListFineTuneJobs(
         self, request: finetune_pb2.ListFineTuneJobsRequest, _context: grpc.aio.ServicerContext
@@ -88,13 +93,14 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
         while True:
             job, events = await in_thread(self._threads, self._after, request.id, cursor)
             last = job.ended and len(events) < _EVENTS
+            roles = (await in_thread(self._threads, self._with_roles, request.id))[1] if last else ()
             for place, event in enumerate(events):
                 ended = job if last and place == len(events) - 1 else None
-                yield finetune_pb2.WatchFineTuneJobResponse(event=convert.event(event, ended))
+                yield finetune_pb2.WatchFineTuneJobResponse(event=convert.event(event, ended, roles))
                 cursor = event.cursor
             if last and not events:  # the watcher has seen all; say once more how it ended
                 event = JobEvent(cursor=cursor, job=job.id, time=job.updated, kind="state", state=job.state)
-                yield finetune_pb2.WatchFineTuneJobResponse(event=convert.event(event, job))
+                yield finetune_pb2.WatchFineTuneJobResponse(event=convert.event(event, job, roles))
             if last:
                 return
             if self._stopping.is_set():

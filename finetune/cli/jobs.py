@@ -88,12 +88,15 @@ class LocalJobs:
         from finetune.jobs.job import UnknownJob
 
         try:
-            return self._queue.get(job_id).to_json()
+            job = self._queue.get(job_id).to_json()
         except UnknownJob:
             found = read_job(self._store, job_id) if is_elsewhere(self._store) else None
             if found is None:
                 raise
             return stored_job_json(self._store, found)
+        from finetune.jobs.roles import role_states
+
+        return job | {"roles": [state.to_json() for state in role_states(self._queue.role_events(job_id))]}
 
     def watch_job(self, job_id: str, *, after_cursor: int = 0) -> Iterator[dict[str, Any]]:
         from finetune.jobs.adopt import is_elsewhere
@@ -213,6 +216,7 @@ def get(
             ("published", result.get("reference")),
             ("error", error and error["message"]),
             ("try", error and error["hint"]),
+            *((role["role"], _role(role)) for role in job.get("roles", [])),
         ]
     )
 
@@ -333,3 +337,13 @@ def cancel(
 def _step(job: dict[str, Any]) -> str | None:
     progress = job["progress"]
     return f"{progress['step']}/{progress['steps']}" if progress and "steps" in progress else None
+
+
+def _role(role: dict[str, Any]) -> str:
+    """A process in few words, e.g. `running since … as 4711, started 2 times`."""
+    text = f"{role['state']} since {role['since']}"
+    if role["pid"] is not None:
+        text += f" as process {role['pid']}"
+    if (role["exit_code"] or 0) < 0:
+        text += f" by signal {-role['exit_code']}"
+    return text + (f", started {role['starts']} times" if role["starts"] > 1 else "")

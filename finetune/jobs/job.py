@@ -164,6 +164,7 @@ class JobEvent:
             "kind": self.kind,
             "state": str(self.state),
             "message": self.message,
+            "role": self.body.get("role") if self.kind == "role" else None,
             "progress": dict(self.body) if self.kind == "progress" else None,
         }
 

@@ -152,6 +152,13 @@ class JobQueue:
                 self._get(connection, job_id)
             return found
 
+    def role_events(self, job_id: str) -> Sequence[JobEvent]:
+        """All that happened to the job's processes and to its state, in order. Raises UnknownJob."""
+        query = sa.select(EVENTS).where(EVENTS.c.job == job_id, EVENTS.c.kind != "progress").order_by(EVENTS.c.id)
+        with self._read() as connection:
+            self._get(connection, job_id)
+            return [_event(row) for row in connection.execute(query)]
+
     # -- changes that need no lease
 
     def create(self, spec: JobSpec, *, again: bool = False, scheduled: bool = False) -> Job:

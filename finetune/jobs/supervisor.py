@@ -316,6 +316,8 @@ class _Run:
         while evaluator is not None and evaluator.poll() is None and time.monotonic() < deadline:
             self._lease.check()
             time.sleep(0.05)
+        if evaluator is not None and (code := evaluator.poll()) is not None:
+            self.job = self.queue.note(self.job, f"evaluator {_ended(code)}", role=EVALUATOR, code=code)
         self._stop(grace=self.patience.stop_grace)
 
     def _stop(self, *, grace: float) -> None:

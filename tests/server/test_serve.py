@@ -132,9 +132,17 @@ def test_a_fine_tune_through_the_server_from_request_to_caption(
     ended = events[-1]["job_ended"]
     assert ended["state"] == "SUCCEEDED", ended["error"]
     assert states(events) == ["QUEUED", "STARTING", "RUNNING", "PUBLISHING", "SUCCEEDED"]
-    assert [event["message"] for event in events if event["kind"] == "role"][:1] == ["chief started"]
+    began = next(event for event in events if event["kind"] == "role")
+    assert (began["message"], began["role"]) == ("chief started", "chief")
     assert any(event["progress"] for event in events)
-    assert ended == client.get_job(job["id"]) == client.create_job(name="cap", **JOB)  # type: ignore[arg-type]
+    assert ended == client.get_job(job["id"])
+    roles = ended.pop("roles")
+    assert [(one["role"], one["state"], one["starts"]) for one in roles] == [
+        ("chief", "done", 1),
+        ("evaluator", "done", 1),
+    ]
+    assert ended == client.create_job(name="cap", **JOB)  # type: ignore[arg-type]
+    ended["roles"] = roles
     assert ended["result"]["reference"] == "cap@1"
     assert ended["result"]["metrics"]["validation"]["loss"] > 0
 

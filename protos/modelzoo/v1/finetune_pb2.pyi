@@ -35,7 +35,7 @@ JOB_STATE_CANCELLED: JobState
 JOB_STATE_FAILED: JobState
 
 class FineTuneSpec(_message.Message):
-    __slots__ = ("name", "backbone", "head", "data", "recipe", "start_from", "settings", "spec")
+    __slots__ = ("name", "backbone", "head", "data", "recipe", "start_from", "settings", "spec", "strategy")
     class SettingsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class FineTuneSpec(_message.Message):
     START_FROM_FIELD_NUMBER: _ClassVar[int]
     SETTINGS_FIELD_NUMBER: _ClassVar[int]
     SPEC_FIELD_NUMBER: _ClassVar[int]
+    STRATEGY_FIELD_NUMBER: _ClassVar[int]
     name: str
     backbone: str
     head: str
@@ -59,7 +60,18 @@ class FineTuneSpec(_message.Message):
     start_from: str
     settings: _containers.ScalarMap[str, str]
     spec: _struct_pb2.Struct
-    def __init__(self, name: _Optional[str] = ..., backbone: _Optional[str] = ..., head: _Optional[str] = ..., data: _Optional[str] = ..., recipe: _Optional[str] = ..., start_from: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., spec: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    strategy: Strategy
+    def __init__(self, name: _Optional[str] = ..., backbone: _Optional[str] = ..., head: _Optional[str] = ..., data: _Optional[str] = ..., recipe: _Optional[str] = ..., start_from: _Optional[str] = ..., settings: _Optional[_Mapping[str, str]] = ..., spec: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., strategy: _Optional[_Union[Strategy, _Mapping]] = ...) -> None: ...
+
+class Strategy(_message.Message):
+    __slots__ = ("kind", "workers", "ps")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    WORKERS_FIELD_NUMBER: _ClassVar[int]
+    PS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    workers: int
+    ps: int
+    def __init__(self, kind: _Optional[str] = ..., workers: _Optional[int] = ..., ps: _Optional[int] = ...) -> None: ...
 
 class CreateFineTuneJobRequest(_message.Message):
     __slots__ = ("spec", "again")
@@ -114,7 +126,7 @@ class CancelFineTuneJobRequest(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class FineTuneJob(_message.Message):
-    __slots__ = ("id", "name", "state", "spec", "fence", "owner", "lease_expire_time", "attempts", "create_time", "update_time", "error", "result", "progress", "published")
+    __slots__ = ("id", "name", "state", "spec", "fence", "owner", "lease_expire_time", "attempts", "create_time", "update_time", "error", "result", "progress", "published", "roles")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +141,7 @@ class FineTuneJob(_message.Message):
     RESULT_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     PUBLISHED_FIELD_NUMBER: _ClassVar[int]
+    ROLES_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     state: JobState
@@ -143,7 +156,24 @@ class FineTuneJob(_message.Message):
     result: _struct_pb2.Struct
     progress: JobProgress
     published: str
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., fence: _Optional[int] = ..., owner: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., published: _Optional[str] = ...) -> None: ...
+    roles: _containers.RepeatedCompositeFieldContainer[JobRole]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., spec: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., fence: _Optional[int] = ..., owner: _Optional[str] = ..., lease_expire_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., attempts: _Optional[int] = ..., create_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., update_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., error: _Optional[_Union[JobError, _Mapping]] = ..., result: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., published: _Optional[str] = ..., roles: _Optional[_Iterable[_Union[JobRole, _Mapping]]] = ...) -> None: ...
+
+class JobRole(_message.Message):
+    __slots__ = ("role", "state", "since_time", "starts", "pid", "exit_code")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SINCE_TIME_FIELD_NUMBER: _ClassVar[int]
+    STARTS_FIELD_NUMBER: _ClassVar[int]
+    PID_FIELD_NUMBER: _ClassVar[int]
+    EXIT_CODE_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    state: str
+    since_time: _timestamp_pb2.Timestamp
+    starts: int
+    pid: int
+    exit_code: int
+    def __init__(self, role: _Optional[str] = ..., state: _Optional[str] = ..., since_time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., starts: _Optional[int] = ..., pid: _Optional[int] = ..., exit_code: _Optional[int] = ...) -> None: ...
 
 class JobError(_message.Message):
     __slots__ = ("code", "reason", "message", "hint", "details")
@@ -187,7 +217,7 @@ class JobProgress(_message.Message):
     def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., examples_per_second: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
 
 class JobEvent(_message.Message):
-    __slots__ = ("cursor", "job_id", "time", "kind", "state", "message", "progress", "job")
+    __slots__ = ("cursor", "job_id", "time", "kind", "state", "message", "progress", "job", "role")
     CURSOR_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
@@ -196,6 +226,7 @@ class JobEvent(_message.Message):
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     PROGRESS_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
     cursor: int
     job_id: str
     time: _timestamp_pb2.Timestamp
@@ -204,7 +235,8 @@ class JobEvent(_message.Message):
     message: str
     progress: JobProgress
     job: FineTuneJob
-    def __init__(self, cursor: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., job: _Optional[_Union[FineTuneJob, _Mapping]] = ...) -> None: ...
+    role: str
+    def __init__(self, cursor: _Optional[int] = ..., job_id: _Optional[str] = ..., time: _Optional[_Union[datetime.datetime, _timestamp_pb2.Timestamp, _Mapping]] = ..., kind: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., progress: _Optional[_Union[JobProgress, _Mapping]] = ..., job: _Optional[_Union[FineTuneJob, _Mapping]] = ..., role: _Optional[str] = ...) -> None: ...
 
 class EvaluateVersionRequest(_message.Message):
     __slots__ = ("reference", "data", "split", "settings", "seed")

@@ -21,6 +21,7 @@ from finetune.jobs.job import (
 )
 from finetune.jobs.owner import Owner
 from finetune.jobs.queue import LEASE_SECONDS, JobQueue, NameBusy, QueueUnavailable
+from finetune.jobs.roles import role_states
 from finetune.jobs.tables import InvalidQueueUrl
 from tests.finetune.jobs.conftest import Clock, make_spec
 
@@ -271,3 +272,30 @@ def test_pages_end_whatever_the_clock_says_below_a_microsecond(queue: JobQueue, 
         page = queue.list(limit=1, before=(found[-1].created, found[-1].id) if found else None)
         found += page
     assert [job.name for job in found] == [f"model-{number}" for number in (4, 3, 2, 1, 0)]
+
+
+def test_what_has_become_of_each_role_is_told_from_the_events(queue: JobQueue) -> None:
+    job = queue.claim(queue.create(make_spec()).id, Owner.of_this_process())
+    job = queue.note(job, "chief started", role="chief", pid=11)
+    job = queue.note(job, "ps-0 started", role="ps-0", pid=12)
+    job = queue.note(job, "worker-0 started", role="worker-0", pid=13)
+    job = queue.move(job, JobState.RUNNING)
+    job = queue.note(job, "worker-0 was killed by signal 9; started again", role="worker-0", code=-9)
+
+    def told() -> list[tuple[str, str, int, int | None, int | None]]:
+        states = role_states(queue.role_events(job.id))
+        return [(one.role, one.state, one.starts, one.pid, one.exit_code) for one in states]
+
+    killed = ("worker-0", "killed", 1, None, -9)
+    assert told() == [("chief", "running", 1, 11, None), ("ps-0", "running", 1, 12, None), killed]
+    job = queue.note(job, "worker-0 started", role="worker-0", pid=14)
+    assert told()[2] == ("worker-0", "running", 2, 14, None)
+    job = queue.note(job, "chief ended with 75", role="chief", code=75)
+    job = queue.move(job, JobState.QUEUED, message="interrupted")
+    assert told() == [
+        ("chief", "interrupted", 1, None, 75),
+        ("ps-0", "stopped", 1, None, None),
+        ("worker-0", "stopped", 2, None, None),
+    ]
+    with pytest.raises(UnknownJob):
+        queue.role_events("nobody")

@@ -55,16 +55,13 @@ class Place:
             "TF_CPP_MIN_LOG_LEVEL": "3",
         }
 
-    def start_following(self, root: Path) -> subprocess.Popen[str]:
-        """`finetune evaluate --follow` as typed; the folder needn't be there yet."""
+    def start_following(self, root: Path) -> subprocess.Popen[bytes]:
+        """`finetune evaluate --follow` as typed, into follow.out and follow.err; the folder needn't be there yet."""
         command = [sys.executable, "-m", "finetune.cli.main", "evaluate", "--job", str(root), "--follow"]
-        return subprocess.Popen(
-            [*command, "--timeout", "90", "--format", "json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self._environment(),
-        )
+        with (self.root / "follow.out").open("wb") as out, (self.root / "follow.err").open("wb") as err:
+            return subprocess.Popen(
+                [*command, "--timeout", "240", "--format", "json"], stdout=out, stderr=err, env=self._environment()
+            )
 
     def start(self, role: str, folder: JobFolder) -> subprocess.Popen[bytes]:
         folder.logs.mkdir(parents=True, exist_ok=True)
@@ -108,7 +105,7 @@ def spec(**changes: Any) -> JobSpec:
     )
 
 
-def until(condition: Callable[[], bool], *processes: subprocess.Popen[bytes], seconds: float = 90.0) -> None:
+def until(condition: Callable[[], bool], *processes: subprocess.Popen[bytes], seconds: float = 240.0) -> None:
     """Waits, but not past the end of any of the processes."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -270,6 +270,27 @@ def test_nothing_is_evaluated_twice_and_what_was_rotated_away_is_passed_over(
     assert capsys.readouterr().err.count("going on with the next") == 2
 
 
+def test_best_on_disk_is_blind_to_nan_and_comes_back_when_it_is_lost(tmp_path: Path, task: Any) -> None:
+    run = Run(tmp_path, task, spec(keep_checkpoints=6, optimizer={"learning_rate": 0.05}), evaluated=False)
+    run.start()
+    newest = run.checkpoints.steps()[-1]
+    run.checkpoints.remove(newest)
+    weight = run.trainer.variables["head"]["w"]
+    weight.assign([np.nan, 1.0])
+    run.checkpoints.save(run.trainer.variables, step=newest, train_loss=None, seconds=1.0)
+    evaluator_of(run).run()
+    assert json.loads(run.folder.evaluation_path(newest).read_text())["metrics"]["loss"] is None
+    losses = {step: run.evaluations.get(step).metrics["loss"] for step in range(10, newest, 10)}  # type: ignore[union-attr]
+    best = min(losses, key=lambda step: losses[step])
+    note = {"step": best, "metric": "loss", "value": losses[best], "checkpoint": f"checkpoints/{best}"}
+    assert json.loads(run.folder.best_path.read_text()) == note
+    assert (run.folder.root / note["checkpoint"]).is_dir()
+    assert run.folder.best_path.stat().st_mtime_ns >= run.folder.evaluation_path(best).stat().st_mtime_ns
+    run.folder.best_path.unlink()
+    evaluator_of(run).run()  # everything is evaluated: only the note is made again
+    assert json.loads(run.folder.best_path.read_text()) == note
+
+
 def test_an_evaluator_without_a_chief_ends_naming_the_folder(tmp_path: Path, task: Any) -> None:
     run = Run(tmp_path, task, spec())
     with pytest.raises(ChiefGone, match=str(tmp_path)):

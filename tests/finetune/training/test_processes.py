@@ -78,7 +78,7 @@ def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: 
         kill(evaluator)
 
 
-def _broken_run(place: Place, folder: JobFolder, unbroken: JobFolder, evaluator: subprocess.Popen[str]) -> None:
+def _broken_run(place: Place, folder: JobFolder, unbroken: JobFolder, evaluator: subprocess.Popen[bytes]) -> None:
     # kill -9 while training, between the first Checkpoint and the second. No Evaluator is needed to get there.
     chief = place.start("chief", folder)
     until(lambda: (folder.checkpoints / "100").exists(), chief)
@@ -96,10 +96,10 @@ def _broken_run(place: Place, folder: JobFolder, unbroken: JobFolder, evaluator:
     assert saved > 100
 
     chief = place.start("chief", folder)
-    said, talk = evaluator.communicate(timeout=300)
-    assert evaluator.returncode == 0, talk
+    code, talk = evaluator.wait(timeout=300), (place.root / "follow.err").read_text()
+    assert code == 0, talk
     assert chief.wait(timeout=60) == 0, log(folder, "chief")[-3000:]
-    lines = [json.loads(line) for line in said.splitlines()]
+    lines = [json.loads(line) for line in (place.root / "follow.out").read_text().splitlines()]
     assert [line["step"] for line in lines] == [100, 200, 300, 400]
     assert str(folder.root) in talk
     assert f"resumed at step {saved}" in log(folder, "chief")
