@@ -13,7 +13,7 @@ from contextlib import suppress
 import grpc
 
 from finetune.jobs.adopt import is_elsewhere, tell_cancelled
-from finetune.jobs.job import Job, JobEvent, JobState
+from finetune.jobs.job import ENDED, Job, JobEvent, JobState
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.roles import RoleState, role_states
 from finetune.jobs.submit import submit_or_resume
@@ -112,9 +112,13 @@ class FineTuneServicer(finetune_pb2_grpc.FineTuneServicer):
                     await asyncio.wait_for(self._stopping.wait(), _POLL_SECONDS)
 
     def _after(self, job_id: str, cursor: int) -> tuple[Job, Sequence[JobEvent]]:
-        """The job is read first: if it has ended by then, the events read next are all that there will be."""
+        """The job is read first: if it has ended by then, the events read next are all that there will be. It may also
+        end between the two, and then they tell of it."""
         job = self._queue.get(job_id)
-        return job, self._queue.events(job_id, after=cursor, limit=_EVENTS)
+        events = self._queue.events(job_id, after=cursor, limit=_EVENTS)
+        if events and events[-1].state in ENDED and not job.ended:
+            job = self._queue.get(job_id)
+        return job, events
 
     async def CancelFineTuneJob(
         self, request: finetune_pb2.CancelFineTuneJobRequest, _context: grpc.aio.ServicerContext
