@@ -157,7 +157,7 @@ class JobQueue:
         query = sa.select(EVENTS).where(EVENTS.c.job == job_id, EVENTS.c.kind != "progress").order_by(EVENTS.c.id)
         with self._read() as connection:
             self._get(connection, job_id)
-            return [_event(row) for row in connection.execute(query)]
+            return [event_of(row) for row in connection.execute(query)]
 
     # -- changes that need no lease
 
