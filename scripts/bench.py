@@ -188,6 +188,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "transfer": of_script("bench_transfer.py"),  # 1 GiB up and down beside boto3, on a bucket and on a disk
     "doors": of_script("bench_doors.py"),  # imports of every format beside what can't be saved
     "catalogue": of_script("bench_catalog.py", repeats=False),  # 100,000 versions: index, pages, gets, catching up
+    "training": of_script("bench_training.py"),  # steps beside bare loops, features once, what a Checkpoint holds up
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
     "evaluator": of_script("bench_evaluator.py"),  # training speed with a separate evaluator beside it and without
 }
