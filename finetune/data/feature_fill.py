@@ -10,19 +10,17 @@ Where it did, nobody would notice: a vector is written once, and all read what i
 
 from __future__ import annotations
 
-import collections
 import hashlib
-import itertools
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
+from finetune.data.ahead import in_order, reading_threads
 from finetune.data.feature_shards import ShardFolder
 from finetune.data.feature_store import FeatureStore
 from finetune.data.image_header import UnreadableImage
@@ -189,21 +187,13 @@ class FeatureFill:
 
     def _decoded(self, indices: Sequence[int], positions: Sequence[int]) -> Iterator[_Decoded]:
         """In the order of `positions`; a bounded number is ahead of the taker."""
-        workers = os.cpu_count() or 1
-        ahead = max(2 * workers, 3 * self._batch_size // len(self._folders))
-        waiting: collections.deque[Future[_Decoded]] = collections.deque()
-        left = iter(positions)
-        pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="decode")
-        try:
-            waiting.extend(pool.submit(self._decode, at, indices[at]) for at in itertools.islice(left, ahead))
-            while waiting:
-                decoded = waiting.popleft().result()
-                waiting.extend(pool.submit(self._decode, at, indices[at]) for at in itertools.islice(left, 1))
-                yield decoded
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        threads = reading_threads(self._source.location)
+        ahead = max(2 * threads, 3 * self._batch_size // len(self._folders))
+        pairs = ((position, indices[position]) for position in positions)
+        yield from in_order(self._decode, pairs, threads=threads, ahead=ahead, name="decode")
 
-    def _decode(self, position: int, index: int) -> _Decoded:
+    def _decode(self, pair: tuple[int, int]) -> _Decoded:
+        position, index = pair
         ours, digest = list[int](), b""
         try:
             data = self._source.read(index)

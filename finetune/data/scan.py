@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
+from finetune.data.ahead import in_order, reading_threads
 from finetune.data.image_header import UnreadableImage, check_image
 from finetune.data.preprocess import load_pixels
 from finetune.data.source import BadRecord, ExampleSource
@@ -36,5 +36,6 @@ def scan(
             return BadRecord(id=source.examples[index].id, reason=error.message)
         return None
 
-    with ThreadPoolExecutor(max_workers=4 * (os.cpu_count() or 1), thread_name_prefix="scan") as pool:
-        return [record for record in pool.map(check, indices) if record is not None]
+    threads = max(4 * (os.cpu_count() or 1), reading_threads(source.location))
+    found = in_order(check, indices, threads=threads, ahead=4 * threads, name="scan")
+    return [record for record in found if record is not None]
