@@ -70,10 +70,8 @@ def score_results(
     Raises:
         NoReferences; what the file, the source, the split and the Java libraries raise.
     """
-    data = _data(location, settings)
     said = read_results(results)
-    source = open_source(data.location, language=data.language)
-    chosen, training = _examples(source, data, split, seed)
+    source, chosen, training = split_of(location, split, settings, seed)
     paired = _pair(said, source, chosen)
     if not paired.captions:
         raise NoReferences(
@@ -102,22 +100,26 @@ def score_results(
     }
 
 
+def split_of(
+    location: str, split: str, settings: Sequence[str], seed: int
+) -> tuple[ExampleSource, Sequence[Example], Sequence[Example]]:
+    """The source, the examples of a split of it (train, validation, test or all), and those of its training split (none
+    where there is no split). Arguments and errors as of `score_results`."""
+    data = _data(location, settings)
+    source = open_source(data.location, language=data.language)
+    if split == "all":
+        return source, list(source.examples), []
+    planned = split_examples(source.examples, data.split, seed=seed, read=source.read)
+    chosen, training = getattr(planned, split), planned.train
+    return source, [source.examples[i] for i in chosen], [source.examples[i] for i in training]
+
+
 def _data(location: str, settings: Sequence[str]) -> DataConfig:
     strange = [setting for setting in settings if not setting.startswith("data.")]
     if strange:
         raise InvalidSpec(f"--set {strange[0]!r}: scoring takes settings of the data only, e.g. data.split=…")
     value = with_settings({"data": {"location": location, **data_defaults(location)}}, list(settings))
     return checked(DataConfig, value["data"], path=("data",))
-
-
-def _examples(
-    source: ExampleSource, data: DataConfig, split: str, seed: int
-) -> tuple[Sequence[Example], Sequence[Example]]:
-    """The examples that are scored, and those of the training split (none where there is no split)."""
-    if split == "all":
-        return list(source.examples), []
-    planned = split_examples(source.examples, data.split, seed=seed, read=source.read)
-    return [source.examples[i] for i in getattr(planned, split)], [source.examples[i] for i in planned.train]
 
 
 def _pair(said: dict[int | str, str], source: ExampleSource, chosen: Sequence[Example]) -> _Paired:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,15 @@ def read_word_counts(path: Path) -> WordCounts:
     if UNKNOWN not in words:
         words, counts = [*words, UNKNOWN], [*counts, 0]
     return WordCounts(words=tuple(words), counts=tuple(counts), lines=len(lines))
+
+
+def word_counts_bytes(*, words: Sequence[str], counts: Sequence[int], captions: int = 0) -> bytes:
+    """The file as im2txt's data preparation lists words: each with its count, by falling count, the start and end
+    tokens among them, which stand in every caption. im2txt reads the order alone; `captions` may be 0, unknown."""
+    counted = [(START, captions), (END, captions), *zip(words, counts, strict=True)]
+    if captions:
+        counted.sort(key=lambda pair: -pair[1])
+    return "".join(f"{word} {count}\n" for word, count in counted).encode()
 
 
 def check_outputs(known: WordCounts, embedding_VE: np.ndarray, where: str) -> int:

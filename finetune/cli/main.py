@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from finetune.cli import cache, data, evaluate, jobs, metrics, predict, rank, recipes, run, score, tensorboard
+from finetune.cli import (
+    cache,
+    data,
+    evaluate,
+    jobs,
+    metrics,
+    predict,
+    rank,
+    recipes,
+    run,
+    score,
+    tensorboard,
+    vocabulary,
+)
 from zoo.cli.output import new_app, print_fields, run_cli
 
 app = new_app("Fine-tune pretrained models, and ask what comes of it.")
@@ -45,6 +58,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "classify": predict.classify,
     "embed": predict.embed,
     "tensorboard": tensorboard.tensorboard,
+    "vocabulary": vocabulary.vocabulary,
     "metrics": metrics.metrics,
 }
 for _name, _command in COMMANDS.items():
