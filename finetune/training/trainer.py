@@ -16,6 +16,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from finetune.models.heads.head import FollowsSteps
 from finetune.models.network import Network
 from finetune.spec import TrainConfig
 from finetune.training.micro_batches import summed
@@ -97,6 +98,8 @@ class Trainer:
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
                 self._progress["rollbacks"] = tf.Variable(0, dtype=tf.int64, name="rollbacks", aggregation=first)
                 self._progress["rate_factor"] = tf.Variable(1.0, name="rate_factor", aggregation=first)
+        if isinstance(network.head, FollowsSteps):
+            network.head.follow_steps(self.global_step)
         self.variables: dict[str, dict[str, Any]] = {
             **{component: dict(variables) for component, variables in network.groups.items()},
             "ema": self._ema,

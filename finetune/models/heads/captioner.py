@@ -7,15 +7,20 @@ Takes captions of a split. Gives a vocabulary and target rows, one a caption. Ne
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from finetune.data.source import Example
+from finetune.models.decoding_options import MAX_NGRAM
+from finetune.models.feature_row import FeatureRow
 from finetune.models.heads.head import Assets, TargetTable
+from finetune.models.word_vectors import WORD_VECTORS, WordVectors, read_word_vectors
 from finetune.text.tokenizers import TokenizerKind, WordOptions, kind_and_options, learn_tokenizer
 from finetune.text.vocabulary import END, PAD, Vocabulary, words_of
 from zoo.errors import FailedPrecondition, InvalidArgument
@@ -23,6 +28,7 @@ from zoo.vocabulary_file import TOKENIZER
 
 if TYPE_CHECKING:
     from finetune.models.heads.captioner_layer import CaptionerLayer
+    from finetune.spec import JobSpec
 
 _log = logging.getLogger(__name__)
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -52,6 +58,17 @@ class CaptionerArguments(BaseModel):
     # Weight of a second loss: the image embedding alone predicts the caption's words, in any order. Without it the
     # decoder learns to do without the image first: after 800 steps on flickr1k, one caption served eight photos.
     word_bag: Annotated[float, Field(ge=0)] = 0.5
+    # The decoder (finetune.models.decoders). These defaults are Show and Tell's.
+    cell: Literal["lstm", "gru"] = "lstm"
+    layer_norm: bool = False  # in the cells (arXiv:1607.06450)
+    image_as: Literal["first_input", "initial_state"] = "first_input"  # before <s>, or what a state begins with
+    attention: Literal["none", "soft", "top_down"] = "none"  # over the feature map (arXiv:1502.03044, 1707.07998)
+    attention_units: Annotated[int, Field(ge=1)] = 256
+    attention_regulariser: Annotated[float, Field(ge=0)] = 1.0  # weight of looking at every place in the end
+    tie_embeddings: bool = False  # logits by the words' input embeddings (arXiv:1608.05859)
+    word_vectors: Annotated[str, Field(min_length=1)] | None = None  # file of pretrained ones, word2vec's or GloVe's text
+    scheduled_sampling: _Share = 0.0  # greatest share of input words that are the decoder's own (arXiv:1506.03099)
+    scheduled_sampling_steps: Annotated[int, Field(ge=1)] = 1000  # the share grows linearly until then
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
     max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption in tokens, in training and when captioning
     # What a token is (finetune.text.tokenizers). None: words, or what the head to start from has. A recipe chooses
@@ -62,6 +79,22 @@ class CaptionerArguments(BaseModel):
     pieces: Annotated[int, Field(ge=8, le=100_000)] = 4000  # of a SentencePiece model, at most
     beam_size: Annotated[int, Field(ge=1, le=64)] = 3
     length_penalty: Annotated[float, Field(ge=0, le=2)] = 0.7  # α: captions are ranked by log_prob / length^α
+    # What else decides how captions are found (finetune.models.decoding_options); a caller may ask otherwise.
+    min_words: Annotated[int, Field(ge=0, le=200)] = 0
+    coverage: Annotated[float, Field(ge=0, le=10)] = 0.0  # β; wants attention
+    no_repeat_ngram: Annotated[int, Field(ge=0, le=MAX_NGRAM)] = 0
+    beam_groups: Annotated[int, Field(ge=1, le=64)] = 1
+    diversity: Annotated[float, Field(ge=0, le=100)] = 0.5  # of groups, where there are several
+
+    @model_validator(mode="after")
+    def _agree(self) -> CaptionerArguments:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words is {self.min_words}, more than max_words, {self.max_words}")
+        if self.beam_size % self.beam_groups:
+            raise ValueError(f"beam_size, {self.beam_size}, can't be dealt to {self.beam_groups} groups of one size")
+        if self.coverage and self.attention == "none":
+            raise ValueError("coverage counts what attention has looked at: it wants attention=soft or top_down")
+        return self
 
 
 class CaptionerKind:
@@ -86,7 +119,17 @@ class CaptionerKind:
             for caption in example.captions:
                 words_of(caption, where=example.id, tokenizer=tokenizer)
         vocabulary = Vocabulary.learn(captions, arguments.min_count, tokenizer=tokenizer)
-        return Assets(files=vocabulary.to_files(), vocabulary_size=len(vocabulary), tokenizer=vocabulary.tokenizer)
+        initial: dict[str, bytes] = {}
+        if arguments.word_vectors is not None:
+            vectors = read_word_vectors(Path(arguments.word_vectors), vocabulary.words, size=arguments.embedding)
+            print(vectors.summary(), file=sys.stderr, flush=True)
+            initial[WORD_VECTORS] = vectors.to_bytes()
+        return Assets(
+            files=vocabulary.to_files(),
+            vocabulary_size=len(vocabulary),
+            tokenizer=vocabulary.tokenizer,
+            initial=initial,
+        )
 
     def targets(self, examples: Sequence[Example], arguments: CaptionerArguments, assets: Assets) -> TargetTable:
         """One row a caption: `tokens` int32 [N, max_words + 1] = its words' numbers, END, then PAD.
@@ -119,19 +162,50 @@ class CaptionerKind:
             tokens_NT[row, : len(numbers)] = numbers
         return TargetTable(image_index=np.asarray(images, np.int32), arrays={"tokens": tokens_NT})
 
-    def build(self, *, arguments: CaptionerArguments, feature_dim: int, assets: Assets, seed: int) -> CaptionerLayer:
-        """A built layer with fresh weights, decided by `seed`, for feature vectors of `feature_dim` values."""
+    def reads_feature_map(self, arguments: CaptionerArguments) -> bool:
+        """Whether it looks at places of the image."""
+        return arguments.attention != "none"
+
+    def build(
+        self,
+        *,
+        arguments: CaptionerArguments,
+        feature_dim: int,
+        assets: Assets,
+        seed: int,
+        feature_map_shape: tuple[int, int, int] | None = None,
+    ) -> CaptionerLayer:
+        """A built layer with fresh weights, decided by `seed` and by pretrained word vectors, if there are.
+
+        Args:
+            feature_dim: D, values of a feature vector.
+            feature_map_shape: (H, W, C), where it attends.
+        """
         from finetune.models.heads.captioner_layer import CaptionerLayer
 
-        vocabulary = _vocabulary(arguments, assets)
-        layer = CaptionerLayer(arguments=arguments, vocabulary=vocabulary, seed=seed, name="captioner")
+        layer = CaptionerLayer(
+            arguments=arguments,
+            vocabulary=_vocabulary(arguments, assets),
+            row=FeatureRow(vector_size=feature_dim, map_shape=feature_map_shape),
+            seed=seed,
+            name="captioner",
+        )
         layer.build((None, feature_dim))
+        if WORD_VECTORS in assets.initial:
+            layer.start_from_word_vectors(WordVectors.from_bytes(assets.initial[WORD_VECTORS]))
         return layer
 
+    def plan_warnings(self, examples: Sequence[Example], arguments: CaptionerArguments, spec: JobSpec) -> list[str]:
+        """Says what a plan asks for in vain."""
+        if arguments.word_vectors is not None and spec.start_from is not None:
+            return [f"word_vectors are not read: the words' embeddings are those of {spec.start_from}"]
+        return []
+
     def resolved(self, arguments: CaptionerArguments, assets: Assets) -> dict[str, Any]:
-        """Every argument, defaults included. The vocabulary isn't one: it is an asset of the version."""
+        """Every argument, defaults included. The vocabulary isn't one: it is an asset of the version. Nor is the file
+        of word vectors, which decided weights that the version has."""
         kind, options = kind_and_options(assets.tokenizer or TOKENIZER)
-        return arguments.model_dump(mode="json") | {"tokenizer": kind} | asdict(options)
+        return arguments.model_dump(mode="json") | {"tokenizer": kind, "word_vectors": None} | asdict(options)
 
 
 def _vocabulary(arguments: CaptionerArguments, assets: Assets) -> Vocabulary:

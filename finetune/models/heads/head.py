@@ -10,7 +10,7 @@ the head component. TensorFlow is imported only by modules that build.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -42,6 +42,7 @@ class Assets:
     class_offset: int = 0  # outputs before the first class, e.g. 1 where a background class comes first
     vocabulary_size: int | None = None
     tokenizer: str | None = None
+    initial: Mapping[str, bytes] = field(default_factory=dict)  # what fresh weights come from; kept, not published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +71,9 @@ class HeadLayer(Protocol):
     trainable_variables: Sequence[Any]
 
     def loss(self, features: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
-        """`features`: {"feature_vector": [B, D]} (or "feature_map" [B, H, W, C]); `targets`: a batch of the table's
-        arrays and `weight` [B] (0 for the padding rows of a last batch)."""
+        """`features`: {"feature_vector": [B, D]}, of a head that reads the map too its rows (finetune.models.feature_row),
+        or that and "feature_map" [B, H, W, C]; `targets`: a batch of the table's arrays and `weight` [B] (0 for the
+        padding rows of a last batch)."""
 
     def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example.
@@ -87,6 +89,14 @@ class Shown:
     said: str
     truth: str
     goodness: float
+
+
+@runtime_checkable
+class FollowsSteps(Protocol):
+    """A HeadLayer whose loss depends on how far training is."""
+
+    def follow_steps(self, global_step: Any) -> None:
+        """`global_step`: a tf.Variable, read in each training loss from now on."""
 
 
 @runtime_checkable

@@ -155,7 +155,7 @@ def test_the_seed_decides_the_fresh_weights() -> None:
     one, two, other = (make(CAPTIONS, seed=seed)[0] for seed in (1, 1, 2))
     for a, b in zip(one.weights, two.weights, strict=True):
         assert np.array_equal(a, b)
-    assert not np.array_equal(one.lstm.kernel, other.lstm.kernel)
+    assert not np.array_equal(one.decoder.layers[0].kernel, other.decoder.layers[0].kernel)
 
 
 # The loss.
@@ -167,7 +167,7 @@ def test_the_loss_is_that_of_kerass_own_lstm() -> None:
     tokens, features = table.arrays["tokens"], features_of(8)
     lstm = keras.layers.LSTM(24, return_sequences=True)
     lstm.build((None, None, 16))
-    for theirs, ours in zip(lstm.weights, layer.lstm.weights, strict=True):
+    for theirs, ours in zip(lstm.weights, layer.decoder.layers[0].weights, strict=True):
         theirs.assign(ours)
     starts = np.concatenate([np.full((8, 1), 1), tokens[:, :-1]], axis=1)
     inputs = np.concatenate(

@@ -46,11 +46,12 @@ def wild() -> CaptionerLayer:
 
 def _greedy(layer: CaptionerLayer, feature_D: np.ndarray, max_words: int) -> tuple[list[int], float, bool]:
     """One word after the other in plain Python, through the shared step."""
-    h, c = layer.start(tf.constant(feature_D[np.newaxis]))
+    state, memory = layer.start(tf.constant(feature_D[np.newaxis]))
     word, words, total = START, [], 0.0
     for _ in range(max_words + 1):
-        h, c = layer.recur(layer.input_gates(layer.embed_words(tf.constant([word]))), h, c)
-        log_V = tf.nn.log_softmax(layer.logits(h))[0].numpy()
+        done = layer.advance(tf.constant([word]), state, memory)
+        state = done.state
+        log_V = tf.nn.log_softmax(layer.logits(done.output_NU))[0].numpy()
         choice_V = log_V.copy()
         choice_V[[PAD, START, UNKNOWN]] = -np.inf
         word = int(np.argmax(choice_V))

@@ -147,9 +147,9 @@ def test_a_captioner_is_not_rewarded_for_copying_its_input(captioner_task: Any) 
     tokens_NT = task.data.table.arrays["tokens"]
     head = task.head()
     size = len(head.vocabulary)
-    head.logits = lambda h_NU: 50.0 * h_NU  # what `unroll` gives out becomes the logits
-    head._unroll = lambda gates_SBG: gates_SBG
-    head.input_gates = lambda inputs: inputs  # … and that is the step's input itself, one-hot
+    head.logits = lambda output_NU: 50.0 * output_NU  # what the recurrence gives out becomes the logits
+    head._loss._unroll = lambda gates_SBG, state, memory: (gates_SBG, None)
+    head.decoder.inputs = lambda inputs: inputs  # … and that is the step's input itself, one-hot
     head.embed_words = lambda words: tf.one_hot(words, size)
     head.embed_image = lambda feature_BD, training=False: tf.zeros([tf.shape(feature_BD)[0], size])
     features = {"feature_vector": tf.constant(task.data.first_view())}
