@@ -6,11 +6,13 @@ Takes encoded images. Gives captions, labels or feature vectors. Next: the comma
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.models.decoding_options import DecodingRequest
+from finetune.models.feature_row import FeatureRow, RowBackbone, as_rows, row_of_layer
 from finetune.text.caption import Caption
 from zoo.catalog import Catalog, ModelVersion
 from zoo.errors import FailedPrecondition, InvalidArgument
@@ -18,8 +20,10 @@ from zoo.input_spec import InputSpec
 
 if TYPE_CHECKING:
     from finetune.models.backbone import Backbone
+    from finetune.models.heads.captioner_speech import Explanation
 
 MAX_BEAM = 20
+MAX_WORDS = 200
 MAX_PIXELS = 50_000_000
 CLASSIFYING = ("classifier", "multilabel")  # heads that name classes
 _TOP = 5
@@ -65,10 +69,12 @@ def require_head(version: ModelVersion, *kinds: str) -> None:
     )
 
 
-def check_beam(beam_size: int | None) -> None:
-    """Raises InvalidRequest."""
-    if beam_size is not None and not 1 <= beam_size <= MAX_BEAM:
-        raise InvalidRequest(f"beam_size is {beam_size}, allowed are 1 to {MAX_BEAM}")
+def check_request(request: DecodingRequest) -> None:
+    """What a caller may ask of any captioner. Raises InvalidRequest."""
+    if request.beam_size is not None and not 1 <= request.beam_size <= MAX_BEAM:
+        raise InvalidRequest(f"beam_size is {request.beam_size}, allowed are 1 to {MAX_BEAM}")
+    if request.max_words is not None and not 1 <= request.max_words <= MAX_WORDS:
+        raise InvalidRequest(f"max_words is {request.max_words}, allowed are 1 to {MAX_WORDS}")
 
 
 class Predictor:
@@ -83,15 +89,15 @@ class Predictor:
         *,
         version: ModelVersion,
         input_spec: InputSpec,
-        feature_vector: Callable[[np.ndarray], Any],
-        feature_dim: int,
+        feature_row: Callable[[np.ndarray], Any],
+        row: FeatureRow,
         head: Any,
         max_pixels: int,
     ) -> None:
         self.version = version
         self._input_spec = input_spec
-        self._feature_vector = feature_vector
-        self._feature_dim = feature_dim
+        self._feature_row = feature_row
+        self._row = row
         self._head = head
         self._max_pixels = max_pixels
 
@@ -121,14 +127,18 @@ class Predictor:
         from finetune.models.task_model import load_head
 
         backbone = Backbone.from_version(catalog, version)
-        layer: Any = load_head(catalog, version, backbone.feature_dim) if version.manifest.head else None
+        layer: Any = None
+        if version.manifest.head is not None:
+            layer = load_head(catalog, version, backbone.feature_dim, feature_map_shape=backbone.feature_map_shape)
+        row = row_of_layer(layer, backbone)
+        rows = as_rows(backbone, row)
         if resident and version.manifest.head is not None and version.manifest.head.kind == "captioner":
             layer.compile_decoding()
         return cls(
             version=version,
             input_spec=backbone.input_spec,
-            feature_vector=_constant(backbone) if resident and _small(version) else backbone.feature_vector,
-            feature_dim=backbone.feature_dim,
+            feature_row=_constant(rows) if resident and _small(version) else rows.feature_vector,
+            row=row,
             head=layer,
             max_pixels=max_pixels,
         )
@@ -136,34 +146,49 @@ class Predictor:
     def warm_up(self) -> None:
         """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it."""
         spec = self._input_spec
-        feature_BD = np.asarray(self._feature_vector(np.zeros((1, spec.height, spec.width, 3), np.float32)))
+        row_BX = np.asarray(self._feature_row(np.zeros((1, spec.height, spec.width, 3), np.float32)))
         kind = self.version.manifest.head.kind if self.version.manifest.head else None
         if kind == "captioner":
-            self._head.captions(feature_BD)
+            self._head.captions(row_BX)
         elif kind in CLASSIFYING:
-            self._head.probabilities(feature_BD)
+            self._head.probabilities(row_BX)
         elif kind == "embedding":
-            self._head.embeddings(feature_BD)
+            self._head.embeddings(row_BX)
 
     def caption(
-        self, images: Sequence[bytes], *, beam_size: int | None = None, max_words: int | None = None
+        self,
+        images: Sequence[bytes],
+        request: DecodingRequest | None = None,
+        *,
+        beam_size: int | None = None,
+        max_words: int | None = None,
     ) -> list[list[Caption]]:
         """Captions of each encoded image, best first.
 
         Args:
-            beam_size: 1 to 20; None: the head's own.
-            max_words: longest caption, at least 1; None: the head's own.
+            request: how they are found; None: as the head by itself finds them.
+            beam_size, max_words: the same as the request's.
         Raises:
-            WrongHead, InvalidRequest; UnreadableImage naming the image by its place.
+            WrongHead, InvalidRequest, InvalidDecoding; UnreadableImage naming the image by its place.
         """
-        require_head(self.version, "captioner")
-        check_beam(beam_size)
-        if max_words is not None and not 1 <= max_words <= 200:
-            raise InvalidRequest(f"max_words is {max_words}, allowed are 1 to 200")
-        captions: list[list[Caption]] = self._head.captions(
-            self._features(images), beam_size=beam_size, max_words=max_words
-        )
+        request = self._asked(request, beam_size, max_words)
+        captions: list[list[Caption]] = self._head.captions(self._features(images), request)
         return captions
+
+    def explain(self, images: Sequence[bytes], request: DecodingRequest | None = None) -> list[Explanation]:
+        """How the best caption of each encoded image came about, word by word. Raises as `caption` does."""
+        request = self._asked(request, None, None)
+        explained: list[Explanation] = self._head.explain(self._features(images), request)
+        return explained
+
+    def _asked(self, request: DecodingRequest | None, beam_size: int | None, max_words: int | None) -> DecodingRequest:
+        require_head(self.version, "captioner")
+        request = request or DecodingRequest()
+        if beam_size is not None or max_words is not None:
+            request = replace(request, beam_size=beam_size, max_words=max_words)
+        check_request(request)
+        request.resolved(self._head.arguments)  # before minutes are spent on images
+        return request
 
     def classify(self, images: Sequence[bytes], *, top: int | None = None) -> list[list[Label]]:
         """Labels of each encoded image, best first.
@@ -215,16 +240,17 @@ class Predictor:
         feature_ND = self._features(images)
         head = self.version.manifest.head
         if head is None or head.kind != "embedding":
-            return feature_ND
+            return feature_ND[:, : self._row.vector_size]
         return np.asarray(self._head.embeddings(feature_ND))
 
     def _features(self, images: Sequence[bytes]) -> np.ndarray:
-        feature_ND = np.zeros((len(images), self._feature_dim), np.float32)
+        """float32 [N, X]: what the head reads of each image (finetune.models.feature_row)."""
+        row_NX = np.zeros((len(images), self._row.size), np.float32)
         for start in range(0, len(images), _BATCH):
             some = images[start : start + _BATCH]
             image_BHWC = np.stack([self._preprocessed(data, start + place) for place, data in enumerate(some)])
-            feature_ND[start : start + len(some)] = np.asarray(self._feature_vector(image_BHWC))
-        return feature_ND
+            row_NX[start : start + len(some)] = np.asarray(self._feature_row(image_BHWC))
+        return row_NX
 
     def _preprocessed(self, data: bytes, place: int) -> np.ndarray:
         from finetune.data.preprocess import UnreadableImage, preprocess
@@ -242,8 +268,8 @@ def _small(version: ModelVersion) -> bool:
     return component is not None and component.bytes < _CONSTANT_BELOW
 
 
-def _constant(backbone: Backbone) -> Callable[[np.ndarray], Any]:
-    """The backbone's feature vector with its weights as constants of the graph.
+def _constant(backbone: Backbone | RowBackbone) -> Callable[[np.ndarray], Any]:
+    """The backbone's feature vector, or its row, with its weights as constants of the graph.
 
     Only then does Grappler fold batch normalisation into the convolutions and fuse the activation: on two cores
     EfficientNet-Lite0 took 6.3 ms an image instead of 9.0, Inception v3 29.2 instead of 32.8, within 1e-6. It costs 1 s

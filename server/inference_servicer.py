@@ -13,7 +13,8 @@ from typing import Any
 import grpc
 
 from finetune.data.image_header import UnreadableImage, check_image
-from finetune.predictor import CLASSIFYING, check_beam, require_head
+from finetune.models.decoding_options import DecodingRequest
+from finetune.predictor import CLASSIFYING, check_request, require_head
 from finetune.wire import error_from
 from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
 from server.model_pool import ModelPool, ModelProcessDied
@@ -42,7 +43,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def Caption(
         self, request: inference_pb2.CaptionRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.CaptionResponse:
-        check_beam(request.beam_size or None)
+        check_request(DecodingRequest(beam_size=request.beam_size or None))
         return await self._answer(request, context, ("captioner",), lambda stub: stub.Caption)
 
     async def Classify(

@@ -1,6 +1,7 @@
 """Captions as text inside a TensorFlow graph: what `CaptionerLayer.captions` does in Python.
 
-Takes the captioner layer and feature vectors. Gives strings and log-probabilities. Next: `finetune.export.saved_model`.
+Takes the captioner layer and what it reads of images. Gives strings and log-probabilities. Next:
+`finetune.export.saved_model`.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from finetune.text.vocabulary import PAD, SPECIALS, Vocabulary
 from zoo.vocabulary_file import SPACE
 
 
-def captions(layer: Any, feature_BD: tf.Tensor) -> dict[str, tf.Tensor]:
+def captions(layer: Any, row_BX: tf.Tensor) -> dict[str, tf.Tensor]:
     """`text` string [B, K] and `log_prob` float32 [B, K], best first, K the head's own beam size.
 
     As with the predictor, captions that were cut off count only where none has ended; a place without a caption has an
     empty text and log_prob -inf.
     """
-    found = layer.decode(feature_BD)
+    found = layer.decode(row_BX)
     exists_BK = tf.math.is_finite(found.log_probs_BK)
     ended_BK = exists_BK & found.finished_BK
     keep_BK = tf.where(tf.reduce_any(ended_BK, axis=1, keepdims=True), ended_BK, exists_BK)

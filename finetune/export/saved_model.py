@@ -23,7 +23,7 @@ Outputs = dict[str, tf.Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class _Answer:
-    """What a head's own signature does with feature vectors."""
+    """What a head's own signature does with what it reads of a backbone."""
 
     signature: str
     compute: Callable[[ExportSource, tf.Tensor], Outputs]
@@ -85,13 +85,16 @@ def _module(source: ExportSource) -> tuple[tf.Module, dict[str, Any]]:
     def feature_vector(image_BHWC: tf.Tensor) -> tf.Tensor:
         return backbone(image_BHWC, training=False)["feature_vector"]
 
+    def row(image_BHWC: tf.Tensor) -> tf.Tensor:
+        return source.row.join(backbone(image_BHWC, training=False))
+
     encoded = [tf.TensorSpec([None], tf.string, name="image_bytes")]
     # A function of its own, so that it is traced and stored once for all signatures.
     module.preprocessed = tf.function(lambda image_bytes: preprocessed(image_bytes, spec), input_signature=encoded)
 
-    def of_bytes(answer: Callable[[tf.Tensor], Outputs]) -> Any:
+    def of_bytes(answer: Callable[[tf.Tensor], Outputs], read: Callable[[tf.Tensor], tf.Tensor]) -> Any:
         def function(image_bytes: tf.Tensor) -> Outputs:
-            return answer(feature_vector(module.preprocessed(image_bytes)))
+            return answer(read(module.preprocessed(image_bytes)))
 
         return tf.function(function, input_signature=encoded)
 
@@ -102,20 +105,20 @@ def _module(source: ExportSource) -> tuple[tf.Module, dict[str, Any]]:
         return dict(backbone(image, training=False))
 
     image = tf.TensorSpec([None, spec.height, spec.width, 3], tf.float32, name="image")
-    module.features = of_bytes(features)
+    module.features = of_bytes(features, feature_vector)
     module.features_from_image = tf.function(features_from_image, input_signature=[image])
     functions = {"features": module.features, "features_from_image": module.features_from_image}
     if source.head_kind is None:
         functions["serving_default"] = module.features
     else:
         answer = _ANSWERS[source.head_kind]
-        module.answer = of_bytes(lambda feature_BD: answer.compute(source, feature_BD))
+        module.answer = of_bytes(lambda row_BX: answer.compute(source, row_BX), row)
         functions |= {"serving_default": module.answer, answer.signature: module.answer}
     return module, {name: function.get_concrete_function() for name, function in functions.items()}
 
 
-def _caption(source: ExportSource, feature_BD: tf.Tensor) -> Outputs:
-    return captions(source.head, feature_BD)
+def _caption(source: ExportSource, row_BX: tf.Tensor) -> Outputs:
+    return captions(source.head, row_BX)
 
 
 def _classify(source: ExportSource, feature_BD: tf.Tensor) -> Outputs:

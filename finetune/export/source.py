@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from finetune.models.feature_row import FeatureRow, as_rows, row_of_layer
 from finetune.predictor import MAX_PIXELS
 from zoo.card import show_card
 from zoo.catalog import Catalog, ModelVersion
@@ -36,7 +37,9 @@ class ExportSource:
         from finetune.models.task_model import load_head
 
         backbone = Backbone.from_version(catalog, version)
-        head: Any = load_head(catalog, version, backbone.feature_dim) if version.manifest.head else None
+        head: Any = None
+        if version.manifest.head:
+            head = load_head(catalog, version, backbone.feature_dim, feature_map_shape=backbone.feature_map_shape)
         return cls(version=version, backbone=backbone, head=head, card=show_card(catalog, version).text)
 
     @property
@@ -47,6 +50,11 @@ class ExportSource:
     def head_kind(self) -> str | None:
         head = self.version.manifest.head
         return head.kind if head else None
+
+    @property
+    def row(self) -> FeatureRow:
+        """What the head reads of the backbone."""
+        return row_of_layer(self.head, self.backbone)
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -77,12 +85,13 @@ class ExportSource:
         elif self.head_kind == "embedding":
             found["embedding"] = np.asarray(self.head.embeddings(feature_BD))
         elif self.head_kind == "captioner":
-            found |= _caption_arrays(self.head, feature_BD)
+            rows = as_rows(self.backbone, self.row)
+            found |= _caption_arrays(self.head, np.asarray(rows.feature_vector(image_BHWC)))
         return found
 
 
-def _caption_arrays(head: Any, feature_BD: np.ndarray) -> dict[str, np.ndarray]:
-    beams = head.captions(feature_BD)
+def _caption_arrays(head: Any, row_BX: np.ndarray) -> dict[str, np.ndarray]:
+    beams = head.captions(row_BX)
     places = head.arguments.beam_size
     rows = [[*((c.text, c.log_prob) for c in row), *[("", -np.inf)] * (places - len(row))] for row in beams]
     return {

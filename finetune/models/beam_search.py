@@ -206,7 +206,7 @@ class _Search:
         return tf.where(step >= self._limits.max_words, final_BKV, allowed_BKV)
 
     def _choose(self, rank_BKV: tf.Tensor, total_BKV: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """The best continuations of each group: (rank, or total where groups are charged; parent; word), each [B, K]."""
+        """The best continuations of each group, each [B, K]: rank (total where groups are charged), parent, word."""
         images, size = tf.shape(rank_BKV)[0], rank_BKV.shape[-1]
         if self._groups == 1:
             rank_BK, best_BK = tf.math.top_k(tf.reshape(rank_BKV, [images, -1]), k=self._beam)

@@ -27,7 +27,9 @@ class NoFeatureMap(FailedPrecondition):
 
 @runtime_checkable
 class ReadsFeatureMap(Protocol):
-    """A HeadKind of which some heads read the feature map."""
+    """A HeadKind of which some heads read the feature map. Their layers say what they read in `row`, a FeatureRow."""
+
+    kind: str
 
     def reads_feature_map(self, arguments: Any) -> bool: ...
 
@@ -98,17 +100,24 @@ class RowBackbone:
         return self._row(tf.convert_to_tensor(image_BHWC, tf.float32))
 
 
-def row_of(kind: HeadKind, arguments: Any, backbone: Backbone) -> FeatureRow:
-    """What a head with these arguments reads of the backbone. Raises NoFeatureMap."""
+def row_of(
+    kind: HeadKind, arguments: Any, *, feature_dim: int, feature_map_shape: tuple[int, int, int] | None
+) -> FeatureRow:
+    """What a head with these arguments reads of a backbone with such outputs. Raises NoFeatureMap."""
     if not (isinstance(kind, ReadsFeatureMap) and kind.reads_feature_map(arguments)):
-        return FeatureRow(vector_size=backbone.feature_dim)
-    height, width, _ = backbone.feature_map_shape
-    if height * width < 2:
+        return FeatureRow(vector_size=feature_dim)
+    if feature_map_shape is None or feature_map_shape[0] * feature_map_shape[1] < 2:
         raise NoFeatureMap(
-            f"the head looks at places of the image, and {backbone.architecture.name} gives a feature vector only",
+            f"the {kind.kind} head looks at places of the image, and the backbone gives one feature vector only",
             hint="another backbone, or --set head.arguments.attention=none",
         )
-    return FeatureRow(vector_size=backbone.feature_dim, map_shape=backbone.feature_map_shape)
+    return FeatureRow(vector_size=feature_dim, map_shape=feature_map_shape)
+
+
+def row_of_layer(head: Any, backbone: Backbone) -> FeatureRow:
+    """What a head layer reads; of no head, the feature vector."""
+    row = getattr(head, "row", None)
+    return row if isinstance(row, FeatureRow) else FeatureRow(vector_size=backbone.feature_dim)
 
 
 def as_rows(backbone: Backbone, row: FeatureRow) -> Backbone | RowBackbone:

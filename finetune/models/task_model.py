@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from finetune.models.backbone import Backbone
+from finetune.models.feature_row import build_head, row_of
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import Assets, HeadLayer
 from finetune.models.restore import named_variables, restore
@@ -44,16 +45,25 @@ def load_task_model(catalog: Catalog, reference: str) -> TaskModel:
     if version.manifest.head is None:  # before minutes of building a backbone that cannot answer
         raise _no_head(version)
     backbone = Backbone.from_version(catalog, version)
-    return TaskModel(version=version, backbone=backbone, head=load_head(catalog, version, backbone.feature_dim))
+    head = load_head(catalog, version, backbone.feature_dim, feature_map_shape=backbone.feature_map_shape)
+    return TaskModel(version=version, backbone=backbone, head=head)
 
 
-def load_head(catalog: Catalog, version: ModelVersion, feature_dim: int) -> HeadLayer:
+def load_head(
+    catalog: Catalog,
+    version: ModelVersion,
+    feature_dim: int,
+    *,
+    feature_map_shape: tuple[int, int, int] | None = None,
+) -> HeadLayer:
     """The head of a version with its stored weights.
 
     Args:
         feature_dim: D of the backbone's feature vectors.
+        feature_map_shape: (H, W, C) of its feature maps, for a head that looks at places.
     Raises:
-        NoHead; IncompleteRestore: file and layer don't fit entirely; UnknownHead; HeadUnreadable; DataLoss.
+        NoFeatureMap: a head that looks at places, and no map. NoHead; UnknownHead; HeadUnreadable; DataLoss.
+        IncompleteRestore: file and layer don't fit entirely.
     """
     manifest = version.manifest
     component = manifest.component("head")
@@ -64,7 +74,8 @@ def load_head(catalog: Catalog, version: ModelVersion, feature_dim: int) -> Head
         arguments = kind.Arguments.model_validate(manifest.head.arguments)
     except ValidationError as error:
         raise HeadUnreadable(f"{version.reference}: the {kind.kind} head's arguments: {error}") from None
-    layer = kind.build(arguments=arguments, feature_dim=feature_dim, assets=stored_assets(catalog, version), seed=0)
+    row = row_of(kind, arguments, feature_dim=feature_dim, feature_map_shape=feature_map_shape)
+    layer = build_head(kind, arguments=arguments, row=row, assets=stored_assets(catalog, version), seed=0)
     report = restore(named_variables(_keras(layer)), read_safetensors(catalog.open_component(version, "head")))
     report.require_complete(f"{kind.kind} head of {version.reference}")
     return layer

@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.data.feature_store import shared_features
-from finetune.data.features import FeatureCache
+from finetune.data.features import FeatureBackbone, FeatureCache
 from finetune.data.queue import evaluation_batches
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord, ExampleSource
@@ -25,6 +25,7 @@ from finetune.metrics.captions import known_captions, novel_share
 from finetune.metrics.results_file import result_ids, write_results
 from finetune.metrics.variety import KnownCaptions
 from finetune.models.backbone import Backbone
+from finetune.models.feature_row import as_rows, row_of_layer
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import FittedHead, HeadLayer, ShowsPredictions
 from finetune.models.task_model import NoHead, load_head, stored_assets
@@ -164,8 +165,9 @@ def evaluate_version(
     if split != "all":
         planned = split_examples(source.examples, spec.data.split, seed=spec.train.seed, read=source.read)
     indices = range(len(source.examples)) if planned is None else getattr(planned, split)
-    data, bad = _split_data(catalog, version, backbone, spec, split, source, indices, on_progress)
-    head = load_head(catalog, version, backbone.feature_dim)
+    head = load_head(catalog, version, backbone.feature_dim, feature_map_shape=backbone.feature_map_shape)
+    rows = as_rows(backbone, row_of_layer(head, backbone))
+    data, bad = _split_data(catalog, version, rows, spec, split, source, indices, on_progress)
     training = None
     if planned is not None and _learnt_from(version, spec):
         training = captions_of(source, planned.train)
@@ -186,7 +188,7 @@ def evaluate_version(
 def _split_data(
     catalog: Catalog,
     version: ModelVersion,
-    backbone: Backbone,
+    backbone: FeatureBackbone,
     spec: JobSpec,
     split: str,
     source: ExampleSource,

@@ -95,7 +95,7 @@ def validation_input(
     if not isinstance(network, ThawedNetwork):
         return lambda: split
     input_spec = catalog.get(prepared.parent).manifest.input_spec
-    vectors = tf.function(lambda image_BHWC: network.features(image_BHWC)["feature_vector"])
+    vectors = tf.function(lambda image_BHWC: prepared.row.join(network.features(image_BHWC)))
 
     def validation() -> Any:
         batches = images_once(

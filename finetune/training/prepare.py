@@ -12,7 +12,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from finetune.data.feature_store import shared_features
@@ -23,6 +23,7 @@ from finetune.data.sources import open_source
 from finetune.data.splits import Split, split_examples
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import Backbone
+from finetune.models.feature_row import FeatureRow, as_rows, build_head, row_of
 from finetune.models.heads import head_arguments, head_kind
 from finetune.models.heads.class_rows import continued_assets
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
@@ -80,7 +81,7 @@ class Prepared:
     kind: HeadKind
     arguments: Any  # the kind's Arguments
     assets: Assets
-    feature_dim: int
+    row: FeatureRow  # what the head reads
     backbone_names: tuple[str, ...]  # of its tensors
     num_examples: dict[str, int]  # by split, without the bad records
     bad_records: int
@@ -91,7 +92,7 @@ class Prepared:
     source: ExampleSource
 
     def build_head(self, *, seed: int) -> HeadLayer:
-        return self.kind.build(arguments=self.arguments, feature_dim=self.feature_dim, assets=self.assets, seed=seed)
+        return build_head(self.kind, arguments=self.arguments, row=self.row, assets=self.assets, seed=seed)
 
 
 def prepare(
@@ -124,13 +125,15 @@ def prepare(
     split = without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
     backbone = Backbone.from_version(catalog, parent)
+    shape = backbone.feature_map_shape
+    row = row_of(kind, arguments, feature_dim=backbone.feature_dim, feature_map_shape=shape)
     if is_thawed(spec):
         # Training passes over what can't be decoded; what is evaluated must all be there.
         features: dict[str, FeatureArray] = {}
         evaluated = [*split.validation, *split.test]
         bad += scan(source, evaluated, spec.data.max_pixels, decode_for=backbone.input_spec)
     else:
-        features = _features(backbone, source, split, spec, on_progress, store=catalog.store)
+        features = _features(as_rows(backbone, row), source, split, spec, on_progress, store=catalog.store)
         bad += [record for part in features.values() for record in part.bad]
     _write_bad(folder, spec, bad, total=total)
     split = without(split, bad, source.examples)
@@ -140,7 +143,7 @@ def prepare(
         assets = kind.learn_assets(learnt_from, arguments)
     else:
         assets = continued_assets(kind, stored_assets(catalog, start), learnt_from, arguments)
-    for name, data in assets.files.items():
+    for name, data in {**assets.files, **assets.initial}.items():
         with replaced_file(folder.prepared / name) as file:
             file.write(data)
     write_json(folder.prepared / "split.json", split.to_json(source.examples))
@@ -150,12 +153,14 @@ def prepare(
         "start_from": start.reference if start is not None else None,
         "backbone_digest": backbone.digest,
         "backbone_tensors": sorted(backbone.report.restored),
-        "feature_dim": backbone.feature_dim,
+        "feature_dim": row.vector_size,
+        "feature_map_shape": row.map_shape,
         "examples_digest": _examples_digest(source.examples),
         "num_examples": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         "bad_records": len(bad),
-        "near_duplicates": reported_near_duplicates(features, split, source, on_progress),
+        "near_duplicates": reported_near_duplicates(_vectors(features, row), split, source, on_progress),
         "files": sorted(assets.files),
+        "initial_files": sorted(assets.initial),
         "classes": assets.classes,
         "class_offset": assets.class_offset,
         "vocabulary_size": assets.vocabulary_size,
@@ -198,6 +203,7 @@ def load_prepared(
         class_offset=record.get("class_offset", 0),
         vocabulary_size=record["vocabulary_size"],
         tokenizer=record["tokenizer"],
+        initial={name: (folder.prepared / name).read_bytes() for name in record.get("initial_files", ())},
     )
     split = Split.from_json(split_json, source.examples, origin=str(folder.prepared / "split.json"))
     if is_thawed(spec):
@@ -221,16 +227,27 @@ class _LateBackbone:
     def __init__(self, version: ModelVersion, catalog: Catalog, record: dict[str, Any]) -> None:
         self._version = version
         self._catalog = catalog
-        self._built: Backbone | None = None
+        self._built: FeatureBackbone | None = None
         self.digest: str = record["backbone_digest"]
         self.input_spec = version.manifest.input_spec
         self.architecture = version.manifest.architecture
-        self.feature_dim: int = record["feature_dim"]
+        self._row = _row(record)
+        self.feature_dim: int = self._row.size
 
     def feature_vector(self, image_BHWC: Any) -> Any:
         if self._built is None:
-            self._built = Backbone.from_version(self._catalog, self._version)
+            self._built = as_rows(Backbone.from_version(self._catalog, self._version), self._row)
         return self._built.feature_vector(image_BHWC)
+
+
+def _row(record: dict[str, Any]) -> FeatureRow:
+    shape = record.get("feature_map_shape")
+    return FeatureRow(vector_size=record["feature_dim"], map_shape=None if shape is None else tuple(shape))
+
+
+def _vectors(features: Mapping[str, FeatureArray], row: FeatureRow) -> dict[str, FeatureArray]:
+    """The feature vectors alone."""
+    return {part: replace(array, features=array.features[..., : row.vector_size]) for part, array in features.items()}
 
 
 def _features(
@@ -290,7 +307,7 @@ def _joined(
         kind=kind,
         arguments=arguments,
         assets=assets,
-        feature_dim=record["feature_dim"],
+        row=_row(record),
         backbone_names=tuple(record["backbone_tensors"]),
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],

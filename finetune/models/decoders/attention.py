@@ -65,7 +65,7 @@ class SoftAttention:
 
 
 def unevenness(weight_BTR: tf.Tensor, real_BT: tf.Tensor) -> tf.Tensor:
-    """[B]: the doubly stochastic regulariser, Σ (1 − Σ_t weight)² over places, as their mean: a caption shall in the end
-    have looked everywhere. `real_BT` leaves out what lies behind the caption's end."""
+    """[B]: the doubly stochastic regulariser, the places' mean of (1 − Σ_t weight)²: a caption shall in the end have
+    looked everywhere. `real_BT` leaves out what lies behind the caption's end."""
     looked_BR = tf.reduce_sum(weight_BTR * tf.cast(real_BT, tf.float32)[..., tf.newaxis], axis=1)
     return tf.reduce_mean(tf.square(1.0 - looked_BR), axis=-1)

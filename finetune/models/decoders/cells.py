@@ -44,8 +44,8 @@ class Cell(Protocol):
 class LstmCell:
     """Hochreiter and Schmidhuber's, as Keras has it; gates in the order input, forget, cell, output.
 
-    With `layer_norm` as Ba et al. 2016 (arXiv:1607.06450, equations 20 to 22): inputs' and recurrent shares of the gates
-    are normalised each by itself, and the cell's state where it is read.
+    With `layer_norm` as Ba et al. 2016 (arXiv:1607.06450, equations 20 to 22): inputs' and recurrent shares of the
+    gates are normalised each by itself, and the cell's state where it is read.
     """
 
     num_states = 2
@@ -161,4 +161,3 @@ def _keras_cell(kind: type[keras.layers.Layer], units: int, seed: int, name: str
         recurrent_initializer=keras.initializers.Orthogonal(seed=seed + 1),
         name=name,
     )
-

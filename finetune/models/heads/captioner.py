@@ -66,7 +66,9 @@ class CaptionerArguments(BaseModel):
     attention_units: Annotated[int, Field(ge=1)] = 256
     attention_regulariser: Annotated[float, Field(ge=0)] = 1.0  # weight of looking at every place in the end
     tie_embeddings: bool = False  # logits by the words' input embeddings (arXiv:1608.05859)
-    word_vectors: Annotated[str, Field(min_length=1)] | None = None  # file of pretrained ones, word2vec's or GloVe's text
+    word_vectors: Annotated[str, Field(min_length=1)] | None = (
+        None  # file of pretrained ones, word2vec's or GloVe's text
+    )
     scheduled_sampling: _Share = 0.0  # greatest share of input words that are the decoder's own (arXiv:1506.03099)
     scheduled_sampling_steps: Annotated[int, Field(ge=1)] = 1000  # the share grows linearly until then
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>

@@ -5,7 +5,7 @@ Takes a captioner, images and target rows. Gives LossTerms. Next: `finetune.trai
 A row's weight multiplies its words' losses and counts in the mean. So a weight may also be a reward: what self-critical
 training (arXiv:1612.00563) wants is this loss of drawn captions, each weighed by how much better than the others it is.
 
-Shapes: B rows, T words with the end token, S inputs (T, or T + 1 with the image as the first), N real words of all rows.
+Shapes: B rows, T words with the end token, S inputs (T, or T + 1 where the image is the first), N real words.
 """
 
 from __future__ import annotations

@@ -78,8 +78,6 @@ class CaptionScores:
         return math.exp(min(total / words, 700.0))
 
     @tf.function(reduce_retracing=True)
-    def _plain_loss(
-        self, row_BX: tf.Tensor, tokens_BT: tf.Tensor, weight_B: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+    def _plain_loss(self, row_BX: tf.Tensor, tokens_BT: tf.Tensor, weight_B: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         terms = self._layer.loss({"feature_vector": row_BX}, {"tokens": tokens_BT, "weight": weight_B}, training=False)
         return terms.loss_sum, terms.weight_sum

@@ -71,9 +71,9 @@ class HeadLayer(Protocol):
     trainable_variables: Sequence[Any]
 
     def loss(self, features: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
-        """`features`: {"feature_vector": [B, D]}, of a head that reads the map too its rows (finetune.models.feature_row),
-        or that and "feature_map" [B, H, W, C]; `targets`: a batch of the table's arrays and `weight` [B] (0 for the
-        padding rows of a last batch)."""
+        """`features`: {"feature_vector": [B, D]}, of a head that reads the map too its rows [B, X]
+        (finetune.models.feature_row), or that and "feature_map" [B, H, W, C]; `targets`: a batch of the table's arrays
+        and `weight` [B] (0 for the padding rows of a last batch)."""
 
     def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
         """Metrics of predictions for a whole split, beyond the loss: features [N, D], one row an example.
