@@ -147,7 +147,7 @@ class Speech:
         arrays = tuple(tf.TensorArray(tf.float32, size=steps, element_shape=[size]) for size in sizes)
 
         def step(t: tf.Tensor, state: Any, log: tf.TensorArray, looked: tf.TensorArray) -> tuple[Any, ...]:
-            done = layer.advance(fed_T[t : t + 1], state, memory)
+            done = layer.advance(tf.reshape(fed_T[t], [1]), state, memory)
             weights_R = tf.zeros([0]) if done.weights_NR is None else done.weights_NR[0]
             log_V = tf.nn.log_softmax(layer.logits(done.output_NU))[0]
             return t + 1, done.state, log.write(t, log_V), looked.write(t, weights_R)

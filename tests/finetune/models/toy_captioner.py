@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from finetune.models.heads.head import Assets, TargetTable
 from finetune.text.vocabulary import END, PAD, SPECIALS
 
 FEATURE_DIM = 12
+MAP_SHAPE = (2, 2, 5)
 
 
 def examples_of(captions: Sequence[Sequence[str] | str]) -> list[Example]:
@@ -31,16 +33,24 @@ def features_of(count: int, seed: int = 7) -> np.ndarray:
     return np.random.default_rng(seed).normal(size=(count, FEATURE_DIM)).astype(np.float32)
 
 
+def rows_for(layer: CaptionerLayer, count: int, seed: int = 7) -> np.ndarray:
+    """What the captioner reads of so many images."""
+    return np.random.default_rng(seed).normal(size=(count, layer.row.size)).astype(np.float32)
+
+
 def make(
     captions: Sequence[Sequence[str] | str], *, seed: int = 3, **arguments: Any
 ) -> tuple[CaptionerLayer, TargetTable, Assets, CaptionerArguments]:
     """An untrained captioner that has learnt its vocabulary from these captions, and their target rows."""
     small = {"embedding": 16, "units": 24, "min_count": 1, "max_words": 10, "normalise_features": "none"}
     exact = {"embedding_dropout": 0.0, "output_dropout": 0.0, "word_bag": 0.0}
-    wanted = CaptionerArguments(**(small | exact | arguments))
+    wanted = CaptionerArguments.model_validate(small | exact | arguments)
     examples = examples_of(captions)
     assets = CAPTIONER.learn_assets(examples, wanted)
-    layer = CAPTIONER.build(arguments=wanted, feature_dim=FEATURE_DIM, assets=assets, seed=seed)
+    shape = MAP_SHAPE if wanted.attention != "none" else None
+    layer = CAPTIONER.build(
+        arguments=wanted, feature_dim=FEATURE_DIM, assets=assets, seed=seed, feature_map_shape=shape
+    )
     return layer, CAPTIONER.targets(examples, wanted, assets), assets, wanted
 
 
@@ -77,12 +87,18 @@ def teacher_forced_log_prob(layer: CaptionerLayer, feature_D: np.ndarray, words:
     numbers = [*words, END] if end else list(words)
     tokens_1T = np.full((1, layer.arguments.max_words + 1), PAD, np.int32)
     tokens_1T[0, : len(numbers)] = numbers
-    terms = layer.loss(
-        {"feature_vector": tf.constant(feature_D[np.newaxis])},
-        {"tokens": tf.constant(tokens_1T), "weight": tf.ones([1])},
-        training=False,
-    )
-    return -float(terms.loss_sum)
+    return -float(_forced_loss(layer)(tf.constant(feature_D[np.newaxis]), tf.constant(tokens_1T)))
+
+
+@functools.lru_cache(maxsize=4)
+def _forced_loss(layer: CaptionerLayer) -> Any:
+    """Traced once for a layer: a loop of many small operations is slow when each is dispatched by Python."""
+
+    def loss_sum(row_1X: tf.Tensor, tokens_1T: tf.Tensor) -> tf.Tensor:
+        targets = {"tokens": tokens_1T, "weight": tf.ones([1])}
+        return layer.loss({"feature_vector": row_1X}, targets, training=False).loss_sum
+
+    return tf.function(loss_sum)
 
 
 def all_captions(layer: CaptionerLayer, feature_D: np.ndarray, max_words: int) -> dict[tuple[int, ...], float]:
