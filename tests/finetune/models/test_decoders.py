@@ -1,4 +1,4 @@
-"""Every decoder: one step for training and decoding, exact log-probabilities, learning, and what is particular to each."""
+"""Every decoder: one step for training and decoding, exact log-probabilities, learning, what is particular to each."""
 
 from __future__ import annotations
 
