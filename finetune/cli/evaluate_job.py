@@ -3,38 +3,25 @@
 from __future__ import annotations
 
 import os
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from finetune.cli.jobs import job_id_of
+from finetune.cli.job_folder import folder_of, waited_for
 from zoo.cli.output import Format, print_json, print_table, say
-from zoo.errors import NotFound, Unavailable, ZooError
 
 if TYPE_CHECKING:
-    from finetune.jobs.folder import JobFolder
     from finetune.training.evaluate_job import CheckpointEvaluation
     from finetune.training.evaluations import EvalResult
 
-_POLL = 0.5  # seconds
 _COLUMNS = 6  # metrics in the table; JSON has all of them
-
-
-class FolderNotHere(NotFound):
-    """The job is known, but its folder is on another machine."""
-
-
-class NothingToFollow(Unavailable):
-    """No job appeared where an evaluator waited for one."""
 
 
 def evaluate_job(job: str, store: str | None, *, split: str, steps: list[int], gpu: bool, output: Format) -> None:
     """Prints every Checkpoint's metrics: a table, or one JSON object."""
     if not gpu:
         os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-    folder = _folder(job, store)
+    folder = folder_of(job, store)
     request = folder.request()
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
@@ -67,7 +54,7 @@ def follow_job(job: str, store: str | None, *, timeout: float, gpu: bool, output
     """The evaluator of a job, in this process; ends with its code: 0 the final step is evaluated, 1, 75 (SIGTERM)."""
     from finetune.jobs.worker import RoleLock
 
-    folder = _waited_for(job, store, timeout)
+    folder = waited_for(job, store, timeout)
     say(f"following {folder.root}")
     store_url = store or folder.request().store_url
     with RoleLock(folder.lock_path("evaluator"), grace=0, by_hand=True):
@@ -84,55 +71,6 @@ def follow_job(job: str, store: str | None, *, timeout: float, gpu: bool, output
 
         code = run_evaluator(folder, store_url, timeout=timeout, on_cpu=not gpu, on_result=show)
     raise typer.Exit(code)
-
-
-def _folder(job: str, store: str | None) -> JobFolder:
-    """Raises UnknownJob, FolderNotHere, NotAJobFolder."""
-    from finetune.jobs.folder import JobFolder, NotAJobFolder
-    from finetune.jobs.supervisor import job_folder_path
-    from zoo.catalog import open_catalog
-
-    path = Path(job)
-    if path.name != job or (path / "spec.json").exists():
-        folder = JobFolder(path.resolve())
-        if not folder.spec_path.exists():
-            raise NotAJobFolder(f"{folder.root} is no job folder: it has no spec.json", hint="finetune list")
-        return folder
-    job_id = job_id_of(job, store)
-    folder = JobFolder(job_folder_path(open_catalog(store), job_id))
-    if not folder.spec_path.exists():
-        raise FolderNotHere(
-            f"job {job_id} has no folder at {folder.root}: it hasn't begun, or another machine runs it",
-            hint=f"finetune get {job_id}",
-        )
-    return folder
-
-
-def _waited_for(job: str, store: str | None, timeout: float) -> JobFolder:
-    """As `_folder`, for a job that may not have begun yet. Raises NothingToFollow naming where it watched."""
-    from finetune.jobs.folder import NotAJobFolder
-    from finetune.jobs.job import UnknownJob
-
-    deadline, told = time.monotonic() + timeout, False
-    while True:
-        try:
-            return _folder(job, store)
-        except (UnknownJob, FolderNotHere, NotAJobFolder) as error:
-            _require_time(job, store, error, deadline, timeout)
-            if not told:
-                say(f"waiting for it: {error.message}")
-            told = True
-        time.sleep(_POLL)
-
-
-def _require_time(job: str, store: str | None, error: ZooError, deadline: float, timeout: float) -> None:
-    if time.monotonic() <= deadline:
-        return
-    from zoo.store import default_store_url
-
-    path = Path(job)
-    where = str(path.resolve()) if path.name != job else f"{store or default_store_url()}/jobs"
-    raise NothingToFollow(f"waited {timeout:.0f} s for job {job!r} in {where}: {error.message}", hint="finetune list")
 
 
 def _line(result: CheckpointEvaluation) -> str:

@@ -20,6 +20,7 @@ from finetune.cli import (
     score,
     tensorboard,
     vocabulary,
+    worker,
 )
 from zoo.cli.output import new_app, print_fields, run_cli
 
@@ -52,6 +53,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "logs": jobs.logs,
     "cancel": jobs.cancel,
     "evaluate": evaluate.evaluate,
+    "worker": worker.worker,
     "score": score.score,
     "rank": rank.rank,
     "caption": predict.caption,

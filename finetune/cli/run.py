@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from finetune.cli.request import Request
+from finetune.cli.worker import ChiefHost, PsHosts, WorkerHosts, chief_placement, stopping
 from zoo.cli.output import (
     DebugOption,
     Format,
@@ -20,6 +21,9 @@ from zoo.cli.output import (
     say,
     say_next,
 )
+
+if TYPE_CHECKING:
+    from finetune.jobs.cluster import Cluster
 
 SpecFile = Annotated[Path | None, typer.Argument(metavar="[SPEC.yaml]", help="keys of a spec; flags come before them")]
 BackboneRef = Annotated[str | None, typer.Option("--backbone", metavar="REF", help="version whose backbone is used")]
@@ -60,6 +64,9 @@ def run(
     strategy: Strategy = None,
     workers: Workers = None,
     ps: Servers = None,
+    worker_hosts: WorkerHosts = None,
+    ps_hosts: PsHosts = None,
+    chief_host: ChiefHost = None,
     again: Again = False,
     debug_print: DebugPrint = None,
     check_numerics: CheckNumerics = False,
@@ -73,23 +80,29 @@ def run(
 ) -> None:
     """Fine-tune a head on a backbone and publish it. Typed again after an interruption, it goes on where it was.
 
-    With --server the server does the work, and this command watches it.
+    With --server the server does the work, and this command watches it. With --worker-hosts (and --ps-hosts), or
+    TF_CONFIG, this is the chief of processes that are placed by hand: see `finetune worker`.
     """
+    placed = chief_placement(worker_hosts, ps_hosts, chief_host, strategy=strategy)
+    if placed is not None:  # what the hosts say needn't be said again
+        strategy = strategy or placed.strategy
+        workers = workers or len(placed.workers) + (0 if placed.ps else 1)
+        ps = len(placed.ps) if ps is None and placed.ps else ps
     request = Request(
         spec_file=spec, backbone=backbone, head=head, data=data, name=name, recipe=recipe,
         start_from=start_from, strategy=strategy, workers=workers, ps=ps, settings=settings or [],
         debug=_debug(debug_print, check_numerics, overfit_batch, profile),
     )  # fmt: skip
     address = chosen_server(server, store)
-    result = _run_there(request, address, token, again) if address else _run_here(request, store, again)
-    if output is Format.JSON:
-        print_json(result)
-    else:
-        _print_result(result)
+    if address and placed is not None:
+        raise typer.BadParameter("a server starts all processes itself; hosts go with --store", param_hint="--server")
+    result = _run_there(request, address, token, again) if address else _run_here(request, store, again, placed)
+    print_result(result, output)
     command = _ASKS.get(str(head))
     say_next(f"finetune {command} {result['reference']} IMAGE" if command else f"zoo show {result['reference']}")
 
 
+_GOES_ON = "interrupted; the same command goes on from the last Checkpoint"
 _ASKS = {"captioner": "caption", "classifier": "classify", "embedding": "embed", "multilabel": "classify"}
 
 
@@ -140,16 +153,16 @@ def submit(
     say_next(f"finetune watch {job['id']} --server {address}")
 
 
-def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any]:
+def _run_here(request: Request, store: str | None, again: bool, placed: Cluster | None) -> dict[str, Any]:
     from finetune.jobs.job import JobState
     from finetune.jobs.queue import JobQueue
     from finetune.jobs.submit import submit_or_resume
-    from finetune.jobs.supervisor import run_job
     from zoo.catalog import open_catalog
-    from zoo.errors import Cancelled, from_dict
     from zoo.store import default_store_url
 
     spec = request.job_spec()
+    if placed is not None:
+        placed.require_strategy(spec.strategy)
     store_url = store or default_store_url()
     catalog = open_catalog(store_url)
     for reference in filter(None, (spec.backbone, spec.start_from)):
@@ -157,21 +170,40 @@ def _run_here(request: Request, store: str | None, again: bool) -> dict[str, Any
     queue = JobQueue.of_store(store_url)
     try:
         job = submit_or_resume(queue, spec, again=again, store=catalog.store)
-        say(f"job {job.id}")
-        if job.state is JobState.SUCCEEDED:
-            say("already published by the same spec; --again runs it once more")
-            return dict(job.result or {})
-        try:
-            job = run_job(queue, job.id, store_url=store_url, inline=True)
-        except KeyboardInterrupt:
-            say("interrupted; the same command goes on from the last Checkpoint")
-            raise
+    finally:
+        queue.close()
+    say(f"job {job.id}")
+    if job.state is JobState.SUCCEEDED:
+        say("already published by the same spec; --again runs it once more")
+        return dict(job.result or {})
+    return run_job_here(job.id, store_url, placed=placed)
+
+
+def run_job_here(job_id: str, store_url: str, *, placed: Cluster | None) -> dict[str, Any]:
+    """The result of a job that this process supervises. On SIGTERM the roles save, and this ends with 75."""
+    from finetune.jobs.exit_codes import EXIT_INTERRUPTED
+    from finetune.jobs.job import JobState
+    from finetune.jobs.queue import JobQueue
+    from finetune.jobs.supervisor import run_job
+    from zoo.errors import Cancelled, from_dict
+
+    queue = JobQueue.of_store(store_url)
+    try:
+        with stopping() as stop:
+            job = run_job(queue, job_id, store_url=store_url, stop=stop, inline=True, placed=placed)
+            interrupted = stop.is_set()
+    except KeyboardInterrupt:
+        say(_GOES_ON)
+        raise
     finally:
         queue.close()
     if job.state is JobState.SUCCEEDED:
         return dict(job.result or {})
     if job.state is JobState.FAILED:
         raise from_dict(dict(job.error or {}))
+    if interrupted and job.state is JobState.QUEUED:
+        say(_GOES_ON)
+        raise typer.Exit(EXIT_INTERRUPTED)
     raise Cancelled(f"job {job.id} is {job.state}", hint="the same command goes on from the last Checkpoint")
 
 
@@ -195,7 +227,10 @@ def _run_there(request: Request, address: str, token: str | None, again: bool) -
     raise Cancelled(f"job {job['id']} is {job['state']}")
 
 
-def _print_result(result: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any], output: Format) -> None:
+    if output is Format.JSON:
+        print_json(result)
+        return
     print(f"{result['reference']}  {result['digest']}")
     print(f"steps {result['steps']}, {result['seconds']:.0f} s, {result['bytes_published']} bytes published")
     for split, metrics in result["metrics"].items():

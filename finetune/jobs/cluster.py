@@ -139,7 +139,11 @@ class Cluster:
             return job_name
         if job_name not in ("worker", "ps"):
             raise InvalidCluster(f"there is no job {job_name!r}; known: chief, worker, ps, evaluator")
-        if job_name == "worker" and not self.ps and not chief_apart:
+        first = job_name == "worker" and not self.ps and not chief_apart
+        count = len(self.ps if job_name == "ps" else self.workers) + first
+        if task_index >= count:
+            raise InvalidCluster(f"there is no {job_name} {task_index}: the cluster has {count}, counted from 0")
+        if first:
             if task_index == 0:
                 return CHIEF
             task_index -= 1

@@ -46,8 +46,8 @@ def role_states(events: Iterable[JobEvent]) -> list[RoleState]:
     for event in events:
         role = event.body.get("role")
         if event.kind == "role" and isinstance(role, str):
-            before = states.get(role)
-            states[role] = _changed(before, event, role)
+            if event.body.keys() & {"pid", "code"}:  # else it is only something that the role had to say
+                states[role] = _changed(states.get(role), event, role)
         elif event.kind == "state" and event.state not in OWNED:
             states |= {
                 name: replace(state, state="stopped", since=event.time, pid=None)

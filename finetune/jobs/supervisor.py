@@ -25,6 +25,7 @@ from finetune.jobs.launcher import Launch, RoleProcess, launch, stop_all
 from finetune.jobs.mirroring import FolderCare, LocalFolder, Mirroring, MirrorPace
 from finetune.jobs.owner import Owner
 from finetune.jobs.peers import Peers, in_order
+from finetune.jobs.placed import PlacedNews
 from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
 from finetune.jobs.store_lease import ClaimedElsewhere
 from finetune.jobs.tables import data_home
@@ -135,6 +136,7 @@ class _Run:
         self._peers = Peers(job.spec.strategy, placed)
         self.evaluator_crashes = 0
         self._folder: JobFolder | None = None  # once it is made
+        self._placed: PlacedNews | None = None
         self.shown: Mapping[str, Any] = job.progress or {}
         self._mirrored = 0.0
         self._silent = False
@@ -180,6 +182,7 @@ class _Run:
         self._take_care_of(catalog, root)
         folder = JobFolder.create(root, job=self.job.id, spec=self.job.spec, store_url=self.store_url)
         self._folder = folder
+        self._placed = PlacedNews(folder)
         self._care.follow(folder)
         if not folder.export_path.exists():  # else an earlier run was ended while publishing
             ended = self._train(folder)
@@ -230,6 +233,8 @@ class _Run:
             self._mirror(folder.read_progress())
             for text in self._care.news():
                 self.job = self.queue.note(self.job, text)
+            for text, facts in self._placed.read() if self._placed is not None else ():
+                self.job = self.queue.note(self.job, text, **facts)
             self._tell()
         except QueueUnavailable as error:  # the roles go on without it; the lease decides how long
             if not self._silent:
@@ -286,6 +291,9 @@ class _Run:
             if ended.code == EXIT_FAILED and error is not None:
                 return self._failed(error)
             if not ended.again:
+                self.job = self.queue.note(
+                    self.job, f"{ended.role} {_ended(ended.code)}", role=ended.role, code=ended.code
+                )
                 crash = _crash(ended.role, ended.code, folder)
                 self._stop(grace=0)  # without it they have nothing to save
                 return self._crashed(crash)

@@ -159,13 +159,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--role", required=True, help="chief, evaluator, worker-<n> or ps-<n>")
     parser.add_argument("--cluster", default="", help="TF_CONFIG of the cluster, else the job folder's")
     parser.add_argument("--parent", type=int, required=True, help="process id of the supervisor")
+    parser.add_argument("--by-hand", action="store_true", help="it was started by a person, for one role")
     parser.add_argument("--tee", action="store_true", help="write stderr to the role's log as well")
     options = parser.parse_args(arguments)
     folder = JobFolder(options.job_folder)
     die_with_parent(options.parent, signal.SIGTERM)
     if options.tee:
         sys.stderr = _teed(folder.log_path(options.role))
-    with RoleLock(folder.lock_path(options.role), grace=_FORMER_GRACE):
+    with RoleLock(folder.lock_path(options.role), grace=_FORMER_GRACE, by_hand=options.by_hand):
         return _run(options.role, folder, options.cluster)
 
 
