@@ -17,7 +17,7 @@ from finetune.models.restore import restore
 from finetune.spec import EarlyStop, JobSpec
 from finetune.training.best import Evaluated, Verdict, decide
 from finetune.training.checkpoints import CheckpointGone, Checkpoints, spec_digest
-from finetune.training.evaluate import SplitEvaluation
+from finetune.training.evaluate import SplitEvaluation, captions_of
 from finetune.training.evaluations import Evaluations
 from finetune.training.initialise import build_network
 from finetune.training.inputs import validation_input
@@ -139,7 +139,11 @@ class _Evaluation:
 
     def __init__(self, spec: JobSpec, catalog: Catalog, prepared: Prepared, split: str) -> None:
         self.network: Network = build_network(spec, catalog, prepared)
-        self._evaluation = SplitEvaluation(self.network.head, batch_size=spec.train.batch_size)
+        self._evaluation = SplitEvaluation(
+            self.network.head,
+            batch_size=spec.train.batch_size,
+            training_captions=captions_of(prepared.source, prepared.split.train),
+        )
         self._split = validation_input(spec, prepared, catalog, self.network, part=split)
         # What a head fits to its predictions (a temperature, thresholds) always comes from the validation split.
         self._fitted_on = (
