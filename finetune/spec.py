@@ -10,7 +10,8 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from itertools import accumulate
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
@@ -51,9 +52,25 @@ class DataConfig(_Part):
     augment: Augmentation = Augmentation()  # of images, so where the backbone is trained too (model.train_from)
 
 
+# `none`: the backbone is frozen whole; `all`; the first endpoint that is trained, e.g. Mixed_7a; or `last:N`, the last
+# N endpoints, for plans that fit any backbone
+TrainFrom = Annotated[str, Field(min_length=1)]
+Schedule = Literal["constant", "cosine", "exponential", "step", "polynomial", "piecewise"]
+
+
 class ModelConfig(_Part):
-    # `none`: the backbone is frozen whole; `all`; or the first endpoint that is trained, e.g. Mixed_7a
-    train_from: Annotated[str, Field(min_length=1)] = "none"
+    """`batch_norm`: of layers that are trained; `frozen` ones use their stored statistics in training too."""
+
+    train_from: TrainFrom = "none"  # with train.stages: the last one's
+    batch_norm: Literal["frozen", "train"] = "frozen"
+
+
+class L2SP(_Part):
+    """A penalty alpha / 2 · ‖w − start‖² on the backbone's weights and beta / 2 · ‖w‖² on the head's
+    (arXiv:1802.01483)."""
+
+    alpha: Annotated[float, Field(ge=0)] = 0.1
+    beta: Annotated[float, Field(ge=0)] = 0.01
 
 
 class OptimizerConfig(_Part):
@@ -61,7 +78,7 @@ class OptimizerConfig(_Part):
 
     name: Literal["sgd", "momentum", "adam", "adamw", "rmsprop", "lamb"] = "adam"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    schedule: Literal["constant", "cosine", "exponential", "step", "polynomial", "piecewise"] = "constant"
+    schedule: Schedule = "constant"
     warmup_steps: Annotated[int, Field(ge=0)] = 0
     decay_steps: Annotated[int, Field(ge=1)] | None = None  # None means train.steps
     decay_rate: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -78,6 +95,8 @@ class OptimizerConfig(_Part):
     clip_norm: Annotated[float, Field(gt=0)] | None = 5.0
     accumulate: Annotated[int, Field(ge=1)] = 1  # micro-batches of train.batch_size rows an update
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0  # 0: no moving average
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0  # of the rate, an endpoint further from the head
+    l2_sp: L2SP | None = None
 
     @model_validator(mode="after")
     def _has_effect(self) -> OptimizerConfig:
@@ -85,7 +104,7 @@ class OptimizerConfig(_Part):
         for field, names in _OF_OPTIMIZER.items():
             if getattr(self, field) not in (None, False) and self.name not in names:
                 raise ValueError(f"{field} is an argument of {', '.join(names)}, not of {self.name}")
-        if self.end_learning_rate and self.schedule not in ("cosine", "polynomial"):
+        if self.end_learning_rate and self.schedule not in _ENDING:
             raise ValueError(f"end_learning_rate is where cosine and polynomial end, the schedule is {self.schedule}")
         if self.end_learning_rate > self.learning_rate:
             raise ValueError(f"end_learning_rate {self.end_learning_rate} is above learning_rate {self.learning_rate}")
@@ -96,6 +115,7 @@ class OptimizerConfig(_Part):
         return self
 
 
+_ENDING = ("cosine", "polynomial")  # schedules that end at end_learning_rate
 _ADAPTIVE = ("adam", "adamw", "lamb")
 _OF_OPTIMIZER = {
     "nesterov": ("momentum",),
@@ -122,8 +142,32 @@ class OnNan(_Part):
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5  # of the learning rate, at each
 
 
+class StageConfig(_Part):
+    """A part of the steps with a cut and a rate of its own. What is None is train.optimizer's; schedules and warm-up
+    count from the stage's first step."""
+
+    train_from: TrainFrom
+    steps: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    warmup_steps: Annotated[int, Field(ge=0)] | None = None
+    schedule: Schedule | None = None
+
+    @property
+    def thaws(self) -> bool:
+        return self.train_from != "none"
+
+    @model_validator(mode="after")
+    def _reaches_its_rate(self) -> StageConfig:
+        if self.warmup_steps is not None and self.warmup_steps >= self.steps:
+            raise ValueError(
+                f"a warm-up of {self.warmup_steps} steps in a stage of {self.steps} never reaches its rate"
+            )
+        return self
+
+
 class TrainConfig(_Part):
-    steps: Annotated[int, Field(ge=1)] = 2000
+    steps: Annotated[int, Field(ge=1)] = 2000  # with stages: their sum
+    stages: tuple[StageConfig, ...] = ()
     batch_size: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 1
     deterministic: bool = False
@@ -148,6 +192,22 @@ class TrainConfig(_Part):
     def update_size(self) -> int:
         """Examples an update, of all workers and micro-batches together."""
         return self.batch_size * self.optimizer.accumulate
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """The last step of each stage; the last step of all where there are no stages."""
+        return tuple(accumulate(stage.steps for stage in self.stages)) or (self.steps,)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> TrainConfig:
+        total = self.stage_ends[-1]
+        if "steps" not in self.model_fields_set:
+            object.__setattr__(self, "steps", total)  # filled in once, before anybody sees it
+        elif self.steps != total:
+            raise ValueError(
+                f"steps is {self.steps}, but the stages add up to {total}: leave steps out or make it that"
+            )
+        return self
 
 
 class StrategyConfig(_Part):
@@ -195,9 +255,11 @@ class DebugConfig(_Part):
 
 
 _LATER_OF_DATA = ("order", "order_power", "features")
-_LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan")
+_LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan", "stages")
+_LATER_OF_MODELS = ("batch_norm",)
 _LATER_OF_OPTIMIZERS = (
     "end_learning_rate", "power", "boundaries", "nesterov", "rho", "beta_1", "beta_2", "epsilon", "accumulate",
+    "layer_decay", "l2_sp",
 )  # fmt: skip
 
 
@@ -215,10 +277,19 @@ class JobSpec(_Part):
     debug: DebugConfig = DebugConfig()
     recipe: str | None = None
 
+    @model_validator(mode="after")
+    def _thawed_as_the_last_stage(self) -> JobSpec:
+        if self.train.stages and "train_from" not in self.model.model_fields_set:
+            last = self.train.stages[-1].train_from
+            object.__setattr__(self, "model", self.model.model_copy(update={"train_from": last}))
+        return self
+
     @classmethod
     def parse(cls, value: Mapping[str, Any]) -> JobSpec:
         """Checks a spec of plain JSON values. Raises InvalidSpec naming every fault."""
         spec = checked(cls, value)
+        _check_stages(spec)
+        _check_penalties(spec)
         _check_augmentation(spec)
         _check_input(spec)
         if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
@@ -239,6 +310,7 @@ class JobSpec(_Part):
             (value["data"], DataConfig(location=""), _LATER_OF_DATA),
             (value["train"], TrainConfig(), _LATER_OF_TRAINING),
             (value["train"]["optimizer"], OptimizerConfig(), _LATER_OF_OPTIMIZERS),
+            (value["model"], ModelConfig(), _LATER_OF_MODELS),
         ):
             plain = default.model_dump(mode="json")
             for name in names:
@@ -253,6 +325,71 @@ class JobSpec(_Part):
         return self.model_copy(update={"debug": DebugConfig()})
 
 
+def _check_stages(spec: JobSpec) -> None:
+    """Raises InvalidSpec where stages contradict model.train_from or go backwards. The order of endpoints is the
+    backbone's business: see `finetune.training.stages`."""
+    stages = spec.train.stages
+    if not stages:
+        return
+    if spec.model.train_from != stages[-1].train_from:
+        raise InvalidSpec(
+            f"model.train_from is {spec.model.train_from!r}, but the last of train.stages trains from "
+            f"{stages[-1].train_from!r}: leave model.train_from out"
+        )
+    if spec.strategy.is_distributed:
+        raise InvalidSpec(
+            f"train.stages: a {spec.strategy.kind} group can't change what it trains in the midst of a job",
+            hint="a job a stage: the next one with --backbone and --from the version before",
+        )
+    if spec.train.on_nan.action == "rollback":
+        raise InvalidSpec(
+            "train.on_nan=rollback: with train.stages nothing goes back into a stage before; leave it at stop"
+        )
+    for number, stage in enumerate(stages, start=1):
+        end, rate = spec.train.optimizer.end_learning_rate, stage.learning_rate
+        if rate is not None and end > rate and (stage.schedule or spec.train.optimizer.schedule) in _ENDING:
+            raise InvalidSpec(f"train.stages: end_learning_rate {end} is above stage {number}'s learning_rate {rate}")
+        if stage.schedule == "piecewise" and spec.train.optimizer.schedule != "piecewise":
+            raise InvalidSpec(f"train.stages: stage {number} is piecewise: give train.optimizer the boundaries")
+    ranks = [{"none": 0, "all": 2}.get(stage.train_from, 1) for stage in stages]
+    for before, after, stage in zip(ranks, ranks[1:], stages[1:], strict=False):
+        if after < before:
+            raise backward_stage(stage.train_from)
+
+
+def backward_stage(train_from: str) -> InvalidSpec:
+    """A stage that would freeze again what an earlier one has trained."""
+    return InvalidSpec(
+        f"train.stages: a stage with train_from={train_from!r} comes after one that trains more. Stages go from the "
+        "head down (none, endpoints, all): what has been trained no longer gives the features that are cached",
+        hint="order the stages by how much they train, or lower the later stage's learning_rate instead",
+    )
+
+
+def _check_penalties(spec: JobSpec) -> None:
+    """Raises InvalidSpec where what keeps weights in bounds contradicts itself or would do nothing."""
+    optimizer = spec.train.optimizer
+    if optimizer.l2_sp is not None and optimizer.weight_decay:
+        raise InvalidSpec(
+            "train.optimizer.l2_sp pulls weights to where they began, "
+            f"weight_decay={optimizer.weight_decay} pulls the same weights to zero: choose one",
+            hint="--set train.optimizer.weight_decay=0; the head's own decay is l2_sp.beta",
+        )
+    if spec.model.batch_norm == "train" and spec.strategy.is_distributed:
+        raise InvalidSpec("model.batch_norm=train: every replica would have averages of its own; use one-device")
+    if spec.model.train_from != "none":
+        return
+    for path, asked in (
+        ("train.optimizer.layer_decay", optimizer.layer_decay != 1.0),
+        ("model.batch_norm=train", spec.model.batch_norm != "frozen"),
+    ):
+        if asked:
+            raise InvalidSpec(
+                f"{path} acts on trained layers of the backbone, and with model.train_from=none there are none",
+                hint="--set model.train_from=…, or train.stages",
+            )
+
+
 def _check_augmentation(spec: JobSpec) -> None:
     """Raises InvalidSpec where data.augment can't do what it says."""
     augment = spec.data.augment
@@ -265,8 +402,9 @@ def _check_augmentation(spec: JobSpec) -> None:
         )
     if spec.data.views != 1:
         raise InvalidSpec(f"data.views is {spec.data.views}: with data.augment it must be 1, every epoch being a view")
-    if (augment.mixup or augment.cutmix) and spec.head.kind == "captioner":
-        raise InvalidSpec("data.augment: mixup and cutmix mix two pictures, which no caption describes; set both to 0")
+    why = _NOT_MIXED.get(spec.head.kind)
+    if (augment.mixup or augment.cutmix) and why is not None:
+        raise InvalidSpec(f"data.augment: mixup and cutmix mix two pictures, {why}; set both to 0")
 
 
 def _check_input(spec: JobSpec) -> None:
@@ -283,12 +421,19 @@ def _check_input(spec: JobSpec) -> None:
             f"data.order_power is for data.order=weighted; data.order is {data.order}",
             hint="--set data.order=weighted",
         )
-    if data.features != "float32" and spec.model.train_from != "none":
+    cuts = [stage.train_from for stage in spec.train.stages] or [spec.model.train_from]
+    if data.features != "float32" and "none" not in cuts:
         raise InvalidSpec(
             f"data.features is {data.features}: no features are kept where the backbone is trained too",
             hint="--set data.features=float32",
         )
 
+
+# Head kind → why its pictures can't be mixed.
+_NOT_MIXED = {
+    "captioner": "which no caption describes",
+    "embedding": "which belong to no class, so that nothing says which images should lie near them",
+}
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -308,12 +453,23 @@ def _fault(model: type[BaseModel], entry: Any, path: tuple[str, ...]) -> str:
         return f"{where}: required, not given"
     if entry["type"] != "extra_forbidden":
         return f"{where}: {entry['msg']}, got {entry.get('input')!r}"
-    parent: Any = model
-    for part in entry["loc"][:-1]:
-        parent = parent.model_fields[part].annotation
-    known = sorted(parent.model_fields)
+    known = sorted(_part_at(model, entry["loc"][:-1]).model_fields)
     near = difflib.get_close_matches(str(entry["loc"][-1]), known, n=3)
     return f"{where}: unknown key; " + (f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}")
+
+
+def _part_at(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:
+    """The model at a path; numbers are places in a list, and `X | None` is X."""
+    place: Any = model
+    for part in path:
+        if isinstance(part, str) and isinstance(place, type) and issubclass(place, BaseModel):
+            place = place.model_fields[part].annotation
+        while not isinstance(place, type) or not issubclass(place, BaseModel):
+            inner = [each for each in get_args(place) if each not in (type(None), Ellipsis)]
+            if not inner:
+                return model
+            place = inner[0]
+    return place
 
 
 def with_settings(value: Mapping[str, Any], settings: list[str]) -> dict[str, Any]:
@@ -324,13 +480,28 @@ def with_settings(value: Mapping[str, Any], settings: list[str]) -> dict[str, An
         if not equals or not all(key.split(".")):
             raise InvalidSpec(f"--set {setting!r}: expected key=value, e.g. train.steps=500")
         *parents, last = key.split(".")
-        place = result
+        place: Any = result
         for part in parents:
-            place = place.setdefault(part, {})
-            if not isinstance(place, dict):
+            place = _inside(place, part, setting)
+            if not isinstance(place, dict | list):
                 raise InvalidSpec(f"--set {setting!r}: {part!r} is a value, it has no keys")
-        place[last] = _scalar(text)
+        if isinstance(place, list):
+            place[_place_in_list(place, last, setting)] = _scalar(text)
+        else:
+            place[last] = _scalar(text)
     return result
+
+
+def _inside(place: Any, part: str, setting: str) -> Any:
+    if isinstance(place, list):
+        return place[_place_in_list(place, part, setting)]
+    return place.setdefault(part, {})
+
+
+def _place_in_list(entries: list[Any], part: str, setting: str) -> int:
+    if not part.isdecimal() or int(part) >= len(entries):
+        raise InvalidSpec(f"--set {setting!r}: {part!r} is no place in a list of {len(entries)} (the first is 0)")
+    return int(part)
 
 
 def _scalar(text: str) -> Any:

@@ -4,8 +4,8 @@ Takes a batch's inputs. Gives losses. Next: `finetune.training.trainer`.
 
 A head alone is fed feature vectors, which were computed once. With a thawed backbone (`model.train_from`) the network
 is fed images: what lies before the cut runs without a gradient, what lies behind it is trained. BatchNorm infers with
-its stored statistics there too: a small data set's own would be worse, and the features of a frozen and of a thawed
-backbone are then equal to the bit before the first step.
+its stored statistics there too, unless asked (`model.batch_norm`): a small data set's own would be worse, and the
+features of a frozen and of a thawed backbone are then equal to the bit before the first step.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import keras
 import tensorflow as tf
 
 from finetune.models.backbone import build_backbone
+from finetune.models.cuts import cut_before
 from finetune.models.heads.head import HeadLayer, LossTerms
 from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
-from zoo.architectures.facts import ArchitectureFacts
 from zoo.errors import InvalidArgument
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture
@@ -29,6 +29,10 @@ from zoo.restore_report import RestoreReport
 
 class UncuttableEndpoint(InvalidArgument):
     """An endpoint that doesn't part the network in two."""
+
+
+class NoBatchNorm(InvalidArgument):
+    """model.batch_norm=train where no BatchNorm is trained."""
 
 
 class Network(Protocol):
@@ -44,6 +48,10 @@ class Network(Protocol):
     def trainable_variables(self) -> Sequence[Any]: ...
 
     @property
+    def statistics(self) -> Sequence[Any]:
+        """Variables that a loss in training changes without a gradient: moving averages of BatchNorm."""
+
+    @property
     def layers(self) -> Mapping[str, keras.Layer]:
         """`component/name` → layer, of all that a loss may pass through; endpoint → the layer that gives it."""
 
@@ -52,6 +60,8 @@ class Network(Protocol):
 
 class HeadNetwork:
     """The backbone is frozen: inputs are {"feature_vector": [B, D]}."""
+
+    statistics: Sequence[Any] = ()
 
     def __init__(self, head: HeadLayer) -> None:
         self.head = head
@@ -85,10 +95,13 @@ class ThawedNetwork:
         architecture: Architecture,
         input_spec: InputSpec,
         train_from: str,
+        batch_norm: str = "frozen",
         assets: Mapping[str, bytes] | None = None,
     ) -> None:
-        """`train_from`: the first endpoint whose own layers are trained, or `all`. Raises UnknownEndpoint,
-        UncuttableEndpoint, what `build_backbone` raises."""
+        """`train_from`: see `finetune.models.cuts.first_endpoint`, not `none`. `batch_norm`: `train` makes BatchNorm
+        behind the cut use each batch's statistics in training and keep moving averages of them (rows of weight 0 count
+        there too). Raises UnknownEndpoint, InvalidTrainFrom, UncuttableEndpoint, NoBatchNorm, what `build_backbone`
+        raises."""
         self.head = head
         facts = architecture_facts(architecture.name)
         cut = cut_before(facts, train_from)
@@ -103,6 +116,9 @@ class ThawedNetwork:
             "head": _sorted(named_variables(_layer(head))),
             "backbone": _sorted(named_variables(self._tail)),
         }
+        self._norms: list[keras.layers.BatchNormalization] = []
+        if batch_norm == "train":
+            self._norms = norms_alone_train(self._tail)
 
     @property
     def trainable_variables(self) -> Sequence[Any]:
@@ -112,6 +128,29 @@ class ThawedNetwork:
     def layers(self) -> Mapping[str, keras.Layer]:
         return {**_layers("backbone", self._whole), **self._endpoints, **_layers("head", _layer(self.head))}
 
+    @property
+    def statistics(self) -> Sequence[Any]:
+        return [each for norm in self._norms for each in (norm.moving_mean, norm.moving_variance)]
+
+    @property
+    def momentum(self) -> float | None:
+        """How much of BatchNorm's moving averages a step leaves, the least of all layers; None where it infers."""
+        return min((float(norm.momentum) for norm in self._norms), default=None)
+
+    def places(self) -> tuple[dict[str, int], int]:
+        """Tensor of the trained part → the place of the endpoint that its layer leads to (the number of endpoints for
+        what lies behind the last), and how many places there are."""
+        place_of: dict[str, int] = {}
+        names = list(self._endpoints)
+        for place, name in enumerate(names):
+            led = keras.Model(self._whole.input, self._whole.output[name])
+            for tensor in named_variables(led):
+                place_of.setdefault(tensor, place)
+        trained = self.groups["backbone"]
+        found = {name: place_of.get(name, len(names)) for name in trained}
+        behind = any(name not in place_of for name in named_variables(self._whole))
+        return found, len(names) + behind
+
     def restore_backbone(self, tensors: Mapping[str, Any]) -> RestoreReport:
         """Puts a whole backbone component in; the report is complete or nothing was assigned."""
         return restore(named_variables(self._whole), tensors)
@@ -120,15 +159,15 @@ class ThawedNetwork:
         """Every tensor of the backbone, before the cut and behind it, as it is now."""
         return {name: variable.numpy() for name, variable in _sorted(named_variables(self._whole)).items()}
 
-    def features(self, image_BHWC: Any) -> dict[str, Any]:
-        """{"feature_vector": [B, D], "feature_map": [B, H, W, C]}."""
+    def features(self, image_BHWC: Any, *, training: bool = False) -> dict[str, Any]:
+        """{"feature_vector": [B, D], "feature_map": [B, H, W, C]}; `training` matters to BatchNorm that is trained."""
         with tf.name_scope("backbone"):
             if self._trunk is not None:
                 image_BHWC = tf.stop_gradient(self._trunk(image_BHWC, training=False))
-            return dict(self._tail(image_BHWC, training=False))
+            return dict(self._tail(image_BHWC, training=training and bool(self._norms)))
 
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
-        features = self.features(inputs["image"])
+        features = self.features(inputs["image"], training=training)
         with tf.name_scope("head"):
             if "share" not in inputs:
                 return self.head.loss(features, targets, training=training)
@@ -141,18 +180,6 @@ class ThawedNetwork:
             weights = targets["weight"] * share_B, targets["weight"] * (1.0 - share_B)
             own = self.head.loss(features, {**targets, "weight": weights[0]}, training=training)
             return own + self.head.loss(features, {**others, "weight": weights[1]}, training=training)
-
-
-def cut_before(facts: ArchitectureFacts, train_from: str) -> str | None:
-    """The last endpoint that stays frozen when training begins with `train_from`; None where nothing does.
-
-    Raises UnknownEndpoint.
-    """
-    if train_from == "all":
-        return None
-    names = [each.name for each in facts.endpoints]
-    place = names.index(facts.endpoint(train_from).name)
-    return names[place - 1] if place else None
 
 
 def _parted(whole: keras.Model, cut: str | None, train_from: str) -> tuple[keras.Model | None, keras.Model]:
@@ -168,6 +195,23 @@ def _parted(whole: keras.Model, cut: str | None, train_from: str) -> tuple[keras
             f"what came before ({str(error).partition('.')[0]})"
         ) from None
     return keras.Model(whole.input, between, name="trunk"), tail
+
+
+def norms_alone_train(tail: keras.Model) -> list[keras.layers.BatchNormalization]:
+    """The BatchNorms of the model, which from now on is the only kind of layer there that training=True changes: the
+    dropout of some architectures draws from generators that no Checkpoint knows. Raises NoBatchNorm."""
+    flat = tail._flatten_layers(include_self=False, recursive=True)
+    norms: list[keras.layers.BatchNormalization] = []
+    for layer in flat:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            norms.append(layer)
+        elif isinstance(layer, keras.layers.Dropout):
+            layer.rate = 0.0
+    if not norms:
+        raise NoBatchNorm(
+            f"model.batch_norm=train: what is trained of {tail.name} has no BatchNorm", hint="leave it out"
+        )
+    return norms
 
 
 def _layers(component: str, whole: keras.Layer) -> dict[str, keras.Layer]:

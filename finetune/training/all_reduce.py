@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from finetune.models.network import Network
 from finetune.spec import TrainConfig
+from finetune.training.footing import Footing
 from finetune.training.strategies import peers_watched
 from finetune.training.trainer import Stretch, Trainer
 from zoo.errors import FailedPrecondition
@@ -30,9 +31,15 @@ class AllReduceTrainer(Trainer):
     """`replica`: 0 for the chief. Only the chief's `run` is called by a Controller; the others `follow`."""
 
     def __init__(
-        self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy, replica: int
+        self,
+        *,
+        network: Network,
+        config: TrainConfig,
+        strategy: tf.distribute.Strategy,
+        replica: int,
+        footing: Footing | None = None,
     ) -> None:
-        super().__init__(network=network, config=config, strategy=strategy)
+        super().__init__(network=network, config=config, strategy=strategy, footing=footing)
         self._replica = replica
         self._sum = tf.function(self._summed)
 

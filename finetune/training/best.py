@@ -30,13 +30,12 @@ class Verdict:
 
 
 def evaluation_steps(train: TrainConfig) -> list[int]:
-    """The steps whose Checkpoints are evaluated: every `evaluate_every`, and the last one."""
-    steps = list(range(train.evaluate_every, train.steps + 1, train.evaluate_every))
-    return steps if steps and steps[-1] == train.steps else [*steps, train.steps]
+    """The steps whose Checkpoints are evaluated: every `evaluate_every`, and the last one of every stage."""
+    return sorted({*range(train.evaluate_every, train.steps + 1, train.evaluate_every), *train.stage_ends})
 
 
 def is_evaluation_step(step: int, train: TrainConfig) -> bool:
-    return step > 0 and (step % train.evaluate_every == 0 or step == train.steps)
+    return step > 0 and (step % train.evaluate_every == 0 or step in train.stage_ends)
 
 
 def decide(sequence: Sequence[Evaluated], rule: EarlyStop) -> Verdict:

@@ -81,7 +81,8 @@ class _Loss:
 
 
 class Controller:
-    """`seconds_before`: wall time that earlier sessions of this run took. `evaluated`: whether there is a validation
+    """`last_step`: where the stage that the Trainer is of ends; None for the last one. `seconds_before`: wall time that
+    earlier sessions and stages of this run took. `evaluated`: whether there is a validation
     split; without one no Evaluator is waited for, and the last Checkpoint is the best."""
 
     def __init__(
@@ -96,6 +97,7 @@ class Controller:
         summaries: Summaries,
         stop: StopSignal,
         evaluated: bool,
+        last_step: int | None = None,
         seconds_before: float = 0.0,
         evaluator_timeout: float = _EVALUATOR_TIMEOUT,
     ) -> None:
@@ -110,6 +112,7 @@ class Controller:
         self._summaries = summaries
         self._stop = stop
         self._evaluated = evaluated
+        self._last_step = last_step or spec.train.steps
         self._evaluations = Evaluations(folder, spec.train)
         self._evaluator_timeout = evaluator_timeout
         self._began = time.monotonic() - seconds_before
@@ -125,20 +128,37 @@ class Controller:
             self._loss = _Loss(record.loss_sum or 0.0, record.weight_sum or 0.0)
 
     def run(self) -> Outcome:
-        """Trains to the end or the early stop, then waits until the Evaluator has caught up.
+        """`train`, then `finish`."""
+        self.train()
+        return self.finish()
 
-        Raises Interrupted (after saving) on SIGTERM, NonFiniteLoss, NoFiniteMetric, EvaluatorGone, EvaluatorFailed,
-        NoSpace.
+    def train(self) -> None:
+        """Trains to the end of the stage or the early stop.
+
+        Raises Interrupted (after saving) on SIGTERM, NonFiniteLoss, EvaluatorGone, EvaluatorFailed, NoSpace.
         """
         self._folder.checkpoints_done_path.unlink(missing_ok=True)
         if self._rollback.wanted and not self._checkpoints.steps():
             self._save()  # of step 0
             self._settle()
-        while self._step < self._train.steps and not self._stopped():
+        while self._step < self._last_step and not self._stopped():
             try:
                 self._train_on()
             except NonFiniteLoss as error:
                 self._go_back(error)
+
+    @property
+    def over(self) -> bool:
+        """Whether there is nothing left to train: the last step of all or the early stop was reached."""
+        return self._step >= self._train.steps or self._stopped()
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of training so far, over all sessions."""
+        return time.monotonic() - self._began
+
+    def finish(self) -> Outcome:
+        """Waits until the Evaluator has caught up. Raises what `train` raises, and NoFiniteMetric."""
         write_json(self._folder.checkpoints_done_path, {"last_step": self._step})
         self._wait("the evaluation of the last Checkpoints", lambda: self._stopped() or not self._unevaluated())
         return self._outcome()
@@ -148,7 +168,7 @@ class Controller:
         try:
             with self._batches(self._step) as iterator:
                 self._input.begin(iterator)
-                while self._step < self._train.steps and not self._stopped():
+                while self._step < self._last_step and not self._stopped():
                     self._stretch(iterator)
                 if (sentence := self._input.sentence(iterator)) is not None:
                     self._progress.say(sentence)
@@ -181,7 +201,7 @@ class Controller:
         self._since_summary.add(stretch)
         self._loss.add(stretch)
         self._report(stretch, iterator)
-        if self._step % self._train.summary_every == 0 or self._step == self._train.steps:
+        if self._step % self._train.summary_every == 0 or self._step == self._last_step:
             self._summarise(iterator)
         if self._saving.done():
             self._rotate()
@@ -197,7 +217,7 @@ class Controller:
     def _num_steps(self) -> int:
         """Up to the next boundary, and for about `_CALL_SECONDS`; the grouping has no influence on the weights."""
         boundary = min(
-            self._train.steps,
+            self._last_step,
             *(every * (self._step // every + 1) for every in (self._train.summary_every, self._train.evaluate_every)),
         )
         affordable = 1 if self._step_seconds is None else int(_CALL_SECONDS / max(self._step_seconds, 1e-6))
@@ -233,7 +253,7 @@ class Controller:
             self._trainer.variables,
             step=self._step,
             train_loss=self._loss.mean,
-            seconds=time.monotonic() - self._began,
+            seconds=self.seconds,
             loss_sum=None if evaluated else self._loss.total,
             weight_sum=None if evaluated else self._loss.weight,
         )
@@ -308,7 +328,7 @@ class Controller:
             time.sleep(0.1)
 
     def _outcome(self) -> Outcome:
-        seconds = time.monotonic() - self._began
+        seconds = self.seconds
         if not self._evaluated:
             return Outcome(steps=self._step, best_step=self._step, stopped_early=False, seconds=seconds)
         verdict = self._evaluations.verdict()

@@ -12,16 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.jobs.folder import JobFolder
-from finetune.models.network import Network
 from finetune.models.restore import restore
 from finetune.spec import EarlyStop, JobSpec
 from finetune.training.best import Evaluated, Verdict, decide
 from finetune.training.checkpoints import CheckpointGone, Checkpoints, spec_digest
 from finetune.training.evaluate import SplitEvaluation, captions_of
 from finetune.training.evaluations import Evaluations
-from finetune.training.initialise import build_network
-from finetune.training.inputs import validation_input
 from finetune.training.prepare import Prepared, load_prepared
+from finetune.training.stage_networks import StageNetworks
 from zoo.catalog import Catalog
 from zoo.errors import InvalidArgument, NotFound
 
@@ -106,7 +104,7 @@ def evaluate_job(
     results, gone = [], []
     for step in wanted:
         try:
-            metrics = ours.metrics({name: checkpoints.read_weights(step, name) for name in ours.network.groups})
+            metrics = ours.metrics(checkpoints, step)
         except CheckpointGone as error:
             print(f"warning: {error.message}; going on with the next", file=sys.stderr, flush=True)
             gone.append(step)
@@ -135,29 +133,28 @@ def evaluate_job(
 
 
 class _Evaluation:
-    """A network that takes one Checkpoint's weights after the other."""
+    """Networks that take one Checkpoint's weights after the other, each that of the Checkpoint's stage."""
 
     def __init__(self, spec: JobSpec, catalog: Catalog, prepared: Prepared, split: str) -> None:
-        self.network: Network = build_network(spec, catalog, prepared)
+        self._networks = StageNetworks(spec, catalog, prepared)
         self._evaluation = SplitEvaluation(
-            self.network.head,
+            self._networks.head,
             batch_size=spec.train.batch_size,
             training_captions=captions_of(prepared.source, prepared.split.train),
         )
-        self._split = validation_input(spec, prepared, catalog, self.network, part=split)
+        self._split = split
         # What a head fits to its predictions (a temperature, thresholds) always comes from the validation split.
-        self._fitted_on = (
-            validation_input(spec, prepared, catalog, self.network)
-            if split != "validation" and "validation" in prepared.splits
-            else None
-        )
+        self._fits_before = split != "validation" and "validation" in prepared.splits
 
-    def metrics(self, weights: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    def metrics(self, checkpoints: Checkpoints, step: int) -> dict[str, Any]:
+        """Raises CheckpointGone, DamagedCheckpoint, AnotherCheckpoint."""
+        network, seen = self._networks.at(step, part=self._split)
+        weights = {name: checkpoints.read_weights(step, name) for name in network.groups}
         for component, tensors in weights.items():
-            restore(self.network.groups[component], tensors).require_complete(f"the Checkpoint's {component}")
-        if self._fitted_on is not None:
-            self._evaluation.fit(self._fitted_on())
-        split = self._split()
+            restore(network.groups[component], tensors).require_complete(f"the Checkpoint's {component}")
+        if self._fits_before:
+            self._evaluation.fit(self._networks.at(step)[1]())
+        split = seen()
         if split.name == "validation":
             self._evaluation.fit(split)
         return self._evaluation(split)

@@ -13,9 +13,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from finetune.jobs.folder import JobFolder, read_json, write_json
+from finetune.models.heads.head import HeadLayer
 from finetune.models.network import Network
 from finetune.models.restore import restore
 from finetune.spec import TrainConfig
@@ -31,6 +30,8 @@ from zoo.errors import Unavailable
 
 # The validation split with its features, which change with the weights where the backbone is trained too.
 Validation = Callable[[], SplitData]
+# Step → the network that its Checkpoint is of; networks of all steps have one head.
+NetworkAt = Callable[[int], tuple[Network, Validation]]
 
 _POLL = 0.2  # seconds
 _CHIEF_TIMEOUT = 300.0  # seconds without a sign of life of the chief
@@ -48,8 +49,8 @@ class Evaluator:
         *,
         folder: JobFolder,
         train: TrainConfig,
-        network: Network,
-        validation: Validation,
+        head: HeadLayer,
+        network_at: NetworkAt,
         checkpoints: Checkpoints,
         summaries: Summaries,
         pulse: Pulse,
@@ -60,11 +61,8 @@ class Evaluator:
     ) -> None:
         self._folder = folder
         self._train = train
-        self._groups = network.groups
-        self._validation = validation
-        self._evaluation = SplitEvaluation(
-            network.head, batch_size=train.batch_size, training_captions=training_captions
-        )
+        self._network_at = network_at
+        self._evaluation = SplitEvaluation(head, batch_size=train.batch_size, training_captions=training_captions)
         self._checkpoints = checkpoints
         self._summaries = summaries
         self._pulse = pulse
@@ -120,8 +118,9 @@ class Evaluator:
 
     def _evaluate(self, step: int) -> None:
         self._pulse.set(step=step)
+        network, validation = self._network_at(step)
         try:
-            weights = {component: self._checkpoints.read_weights(step, component) for component in self._groups}
+            weights = {component: self._checkpoints.read_weights(step, component) for component in network.groups}
         except CheckpointGone as error:
             # The chief never removes what isn't evaluated, but somebody else may have. The sequence must not end here:
             # like NaN, an absent metric never is the best.
@@ -129,7 +128,9 @@ class Evaluator:
             absent = {self._train.early_stop.metric: None}
             self._written(EvalResult(step=step, split="validation", num_examples=0, metrics=absent))
             return
-        split = self._restored(weights)
+        for component, tensors in weights.items():
+            restore(network.groups[component], tensors).require_complete(f"the Checkpoint's {component}")
+        split = validation()  # as these weights see it
         result = self._result(step, split)
         self._written(result)
         self._summaries.scalars(step, result.metrics)
@@ -140,12 +141,6 @@ class Evaluator:
     def _written(self, result: EvalResult) -> None:
         self._evaluations.write(result)
         self._on_result(result)
-
-    def _restored(self, weights: Mapping[str, Mapping[str, np.ndarray]]) -> SplitData:
-        """The split as these weights see it."""
-        for component, tensors in weights.items():
-            restore(self._groups[component], tensors).require_complete(f"the Checkpoint's {component}")
-        return self._validation()
 
     def _result(self, step: int, split: SplitData) -> EvalResult:
         fitted = self._evaluation.fit(split)

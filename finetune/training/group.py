@@ -18,6 +18,7 @@ from finetune.jobs.cluster import Cluster
 from finetune.models.network import Network
 from finetune.spec import StrategyConfig, TrainConfig
 from finetune.training.all_reduce import AllReduceTrainer
+from finetune.training.footing import Footing
 from finetune.training.parameter_server import ParameterServerTrainer
 from finetune.training.strategies import (
     PeersMissing,
@@ -33,7 +34,9 @@ from finetune.training.trainer import Trainer
 class MakeTrainer(Protocol):
     """Trainer, or one that works with other processes."""
 
-    def __call__(self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy) -> Trainer: ...
+    def __call__(
+        self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy, footing: Footing | None = None
+    ) -> Trainer: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,16 +10,20 @@ from dataclasses import asdict, dataclass, replace
 from finetune.jobs.folder import DamagedJobFile, JobFolder, read_json, write_json
 from finetune.models.backbone import backbone_assets
 from finetune.models.heads.class_rows import carried_rows, class_changes
+from finetune.models.heads.head import HeadLayer
 from finetune.models.network import HeadNetwork, Network, ThawedNetwork
 from finetune.models.restore import restore
 from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.checkpoints import Checkpoints
+from finetune.training.footing import footing_of
 from finetune.training.group import Group
-from finetune.training.prepare import Prepared, is_thawed
+from finetune.training.prepare import Prepared
 from finetune.training.publish import Initial, tensor_digests
+from finetune.training.stages import Stage, stage_at, stages_of
 from finetune.training.trainer import Trainer
 from finetune.training.weights import as_arrays
+from zoo.architectures import architecture_facts
 from zoo.catalog import Catalog
 from zoo.restore_report import RestoreReport
 from zoo.tensors import read_safetensors
@@ -27,8 +31,10 @@ from zoo.tensors import read_safetensors
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """`seconds`: training time that earlier sessions have spent up to the Checkpoint."""
+    """`seconds`: training time that earlier sessions have spent up to the Checkpoint. `network` and `trainer` are the
+    `stage`'s."""
 
+    stage: Stage
     network: Network
     trainer: Trainer
     step: int
@@ -52,12 +58,11 @@ def initialise(
 
     Raises AnotherCheckpoint, DamagedCheckpoint, IncompleteRestore (the version's head and the spec's don't fit).
     """
-    with group.scope():
-        network = build_network(spec, catalog, prepared)
-        trainer = group.make_trainer(network=network, config=spec.train, strategy=group.strategy)
+    saved = checkpoints.steps()
+    stage = stage_at(stages_of(spec), saved[-1] if saved else 0)
+    network, trainer = _built(stage, spec, catalog, prepared, group)
     weights = network.groups["head"]
     path = folder.prepared / "initial.json"
-    saved = checkpoints.steps()
 
     # 1. Resume: every variable, the moving averages and the random generators included.
     if saved:
@@ -66,7 +71,12 @@ def initialise(
         if value is None:
             raise DamagedJobFile(f"{folder.checkpoints} has Checkpoints, but {path} is not there")
         return Start(
-            network=network, trainer=trainer, step=record.step, seconds=record.seconds, initial=Initial(**value)
+            stage=stage,
+            network=network,
+            trainer=trainer,
+            step=record.step,
+            seconds=record.seconds,
+            initial=Initial(**value),
         )
 
     # 2. Start from a version: weights only, at step 0. Its vocabulary came with it in `prepare`; where the data have
@@ -93,20 +103,49 @@ def initialise(
     )
     if leads:
         write_json(path, asdict(initial))
-    return Start(network=network, trainer=trainer, step=0, seconds=0.0, initial=initial)
+    return Start(stage=stage, network=network, trainer=trainer, step=0, seconds=0.0, initial=initial)
 
 
-def build_network(spec: JobSpec, catalog: Catalog, prepared: Prepared) -> Network:
-    """A fresh head, alone on features or on the parent's backbone where that is trained too."""
-    head = prepared.build_head(seed=spec.train.seed)
-    if not is_thawed(spec):
+def next_stage(before: Start, *, spec: JobSpec, catalog: Catalog, prepared: Prepared, group: Group) -> Start:
+    """The stage after one whose last step is done: see `Trainer.carry_on` for what it takes over."""
+    stage = stages_of(spec)[before.stage.number]
+    network, trainer = _built(stage, spec, catalog, prepared, group, head=before.network.head)
+    trainer.carry_on(before.trainer)
+    return replace(before, stage=stage, network=network, trainer=trainer, step=stage.first_step)
+
+
+def _built(
+    stage: Stage,
+    spec: JobSpec,
+    catalog: Catalog,
+    prepared: Prepared,
+    group: Group,
+    *,
+    head: HeadLayer | None = None,
+) -> tuple[Network, Trainer]:
+    facts = architecture_facts(catalog.get(prepared.parent).manifest.architecture.name)
+    with group.scope():
+        network = build_network(spec, catalog, prepared, stage, head=head)
+        footing = footing_of(stage, stages_of(spec), network, facts)
+        trainer = group.make_trainer(network=network, config=stage.train, strategy=group.strategy, footing=footing)
+    return network, trainer
+
+
+def build_network(
+    spec: JobSpec, catalog: Catalog, prepared: Prepared, stage: Stage, *, head: HeadLayer | None = None
+) -> Network:
+    """A head (None: a fresh one), alone on features or on the parent's backbone where that is trained too."""
+    if head is None:
+        head = prepared.build_head(seed=spec.train.seed)
+    if not stage.thaws:
         return HeadNetwork(head)
     parent = catalog.get(prepared.parent)
     network = ThawedNetwork(
         head=head,
         architecture=parent.manifest.architecture,
         input_spec=parent.manifest.input_spec,
-        train_from=spec.model.train_from,
+        train_from=stage.train_from,
+        batch_norm=spec.model.batch_norm,
         assets=backbone_assets(catalog, parent),
     )
     report = network.restore_backbone(read_safetensors(catalog.open_component(parent, "backbone")))

@@ -22,6 +22,7 @@ from finetune.spec import JobSpec
 from finetune.training.evaluator import Validation
 from finetune.training.image_rows import ImageRows, images_once
 from finetune.training.prepare import Prepared
+from finetune.training.stages import Stage
 from zoo.catalog import Catalog
 
 _EVALUATION_BATCH = 32  # images
@@ -36,9 +37,9 @@ Input = Callable[[int], Any]  # step → a context manager that gives an iterato
 
 
 def training_input(
-    spec: JobSpec, prepared: Prepared, catalog: Catalog, *, worker: int = 0, num_workers: int = 1
+    spec: JobSpec, prepared: Prepared, catalog: Catalog, stage: Stage, *, worker: int = 0, num_workers: int = 1
 ) -> Input:
-    """See `Trainer.run` for the batches. Leaving the context stops whatever threads feed them.
+    """A stage's batches: see `Trainer.run`. Leaving the context stops whatever threads feed them.
 
     `worker` of `num_workers` gets its share of each batch, which is that of an update: micro-batches are pieces of it.
     Raises NoClassesToBalance.
@@ -53,7 +54,8 @@ def training_input(
         power=spec.data.order_power,
     )
     features = split.features_NVD
-    if features is None:
+    if features is None or stage.thaws:
+        split = split.without_features()
         input_spec = catalog.get(prepared.parent).manifest.input_spec
         return lambda step: ImageRows(
             split=split,

@@ -58,7 +58,7 @@ def overfit(
     Raises NonFiniteLoss; then too every variable is as it was.
     """
     optimizer = config.optimizer.model_copy(
-        update={"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0}
+        update={"schedule": "constant", "warmup_steps": 0, "weight_decay": 0.0, "ema_decay": 0.0, "l2_sp": None}
     )
     plan = config.model_copy(update={"steps": steps, "optimizer": optimizer})
     owned = [variable for variables in network.groups.values() for variable in variables.values()]

@@ -18,6 +18,7 @@ import tensorflow as tf
 from finetune.data.batch_numbers import BatchNumbers
 from finetune.models.network import Network
 from finetune.spec import TrainConfig
+from finetune.training.footing import Footing
 from finetune.training.strategies import peers_watched
 from finetune.training.trainer import Stretch, Trainer
 
@@ -28,9 +29,15 @@ class ParameterServerTrainer(Trainer):
     """`num_workers`: of the cluster."""
 
     def __init__(
-        self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy, num_workers: int
+        self,
+        *,
+        network: Network,
+        config: TrainConfig,
+        strategy: tf.distribute.Strategy,
+        num_workers: int,
+        footing: Footing | None = None,
     ) -> None:
-        super().__init__(network=network, config=config, strategy=strategy)
+        super().__init__(network=network, config=config, strategy=strategy, footing=footing)
         self.least_steps = _ROUND * num_workers
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
         self._remote_step = tf.function(self._step_of_worker)

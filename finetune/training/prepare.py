@@ -27,13 +27,13 @@ from finetune.models.feature_row import FeatureRow, as_rows, build_head, row_of
 from finetune.models.heads import head_arguments, head_kind
 from finetune.models.heads.class_rows import continued_assets
 from finetune.models.heads.head import Assets, HeadKind, HeadLayer
-from finetune.models.network import cut_before
 from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
 from finetune.training.near_duplicates import reported_near_duplicates
 from finetune.training.split_data import SplitData
+from finetune.training.stages import require_stages, uses_features
 from zoo.architectures import architecture_facts
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion
@@ -86,7 +86,8 @@ class Prepared:
     num_examples: dict[str, int]  # by split, without the bad records
     bad_records: int
     split: Split  # of the source's examples
-    splits: Mapping[str, SplitData]  # those that were asked for (by default train and validation) and aren't empty
+    # Those that were asked for (by default train and validation) and aren't empty; with features if a stage uses any.
+    splits: Mapping[str, SplitData]
     seconds: float
     vectors: FeatureCounts  # of this session
     source: ExampleSource
@@ -110,8 +111,7 @@ def prepare(
     began = time.monotonic()
     kind, arguments = head_kind(spec.head.kind), head_arguments(spec.head)
     parent = catalog.get(spec.backbone)
-    if is_thawed(spec):
-        cut_before(architecture_facts(parent.manifest.architecture.name), spec.model.train_from)  # raises early
+    require_stages(spec, architecture_facts(parent.manifest.architecture.name))
     start = None if spec.start_from is None else catalog.get(spec.start_from)
     if start is not None:
         _require_fit(start, parent, spec)
@@ -127,7 +127,7 @@ def prepare(
     backbone = Backbone.from_version(catalog, parent)
     shape = backbone.feature_map_shape
     row = row_of(kind, arguments, feature_dim=backbone.feature_dim, feature_map_shape=shape)
-    if is_thawed(spec):
+    if not uses_features(spec):
         # Training passes over what can't be decoded; what is evaluated must all be there.
         features: dict[str, FeatureArray] = {}
         evaluated = [*split.validation, *split.test]
@@ -206,7 +206,7 @@ def load_prepared(
         initial={name: (folder.prepared / name).read_bytes() for name in record.get("initial_files", ())},
     )
     split = Split.from_json(split_json, source.examples, origin=str(folder.prepared / "split.json"))
-    if is_thawed(spec):
+    if not uses_features(spec):
         return _joined(record, spec, assets, source, split, {}, parts=parts)
     backbone = _LateBackbone(catalog.get(record["parent"]), catalog, record)
     features = _features(backbone, source, split, spec, on_progress, store=catalog.store, parts=parts)
@@ -214,11 +214,6 @@ def load_prepared(
     if bad:
         raise DataChanged(f"{len(bad)} images can't be read any more, among them {bad[0]}", hint="restore the data")
     return _joined(record, spec, assets, source, split, features, parts=parts)
-
-
-def is_thawed(spec: JobSpec) -> bool:
-    """Whether a part of the backbone is trained too, so that nothing can be computed once."""
-    return spec.model.train_from != "none"
 
 
 class _LateBackbone:
@@ -312,7 +307,11 @@ def _joined(
         num_examples=record["num_examples"],
         bad_records=record["bad_records"],
         split=split,
-        splits={name: joined(name) for name in parts if getattr(split, name) and (name in features or is_thawed(spec))},
+        splits={
+            name: joined(name)
+            for name in parts
+            if getattr(split, name) and (name in features or not uses_features(spec))
+        },
         seconds=record["seconds"],
         vectors=FeatureCounts.of(features.values()),
         source=source,

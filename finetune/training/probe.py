@@ -5,7 +5,7 @@ NaN or Inf. Next: `finetune.training.observed`.
 
 A probe has graphs of its own, beside the training step's: to read what lies between two operations keeps TensorFlow
 from fusing them, so that a step which is looked at would give other last bits. Generators of random numbers are put
-back, so that a probe sees the dropout that the step itself is going to draw.
+back, so that a probe sees the dropout that the step itself is going to draw, and BatchNorm's moving averages too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Probe:
     def __init__(self, network: Network, *, pieces: int = 1) -> None:
         self._network = network
         self._pieces = pieces
-        self._seeds = list(seed_states(network.head).values())
+        self._states = [*seed_states(network.head).values(), *network.statistics]
         self._gradient = tf.function(self._loss_and_gradients)
 
     def gradients(self, features: Any, targets: Any) -> list[np.ndarray]:
@@ -129,11 +129,11 @@ class Probe:
 
     @contextlib.contextmanager
     def _same_dice(self) -> Iterator[None]:
-        before = [state.numpy() for state in self._seeds]
+        before = [state.numpy() for state in self._states]
         try:
             yield
         finally:
-            for state, value in zip(self._seeds, before, strict=True):
+            for state, value in zip(self._states, before, strict=True):
                 state.assign(value)
 
 

@@ -192,30 +192,45 @@ def _train(
     stop: StopSignal,
     group: Group,
 ) -> Outcome:
+    """Stage after stage, up to the last step of all or the early stop."""
     from finetune.training.controller import Controller
+    from finetune.training.initialise import next_stage
     from finetune.training.inputs import training_input
     from finetune.training.summaries import Summaries
     from finetune.training.watching import watched
 
     summaries = Summaries(job.events_train)
-    batches = training_input(request.spec, prepared, catalog, worker=group.worker, num_workers=group.num_workers)
+    seconds = start.seconds
     try:
-        with watched(
-            job, request.spec, trainer=start.trainer, network=start.network, batches=batches,
-            summaries=summaries, say=progress.say,
-        ) as trainer:  # fmt: skip
-            outcome = Controller(
-                folder=job,
-                spec=request.spec,
-                trainer=trainer,
-                checkpoints=checkpoints,
-                batches=batches,
-                progress=progress,
-                summaries=summaries,
-                stop=stop,
-                evaluated="validation" in prepared.splits,
-                seconds_before=start.seconds,
-            ).run()
+        while True:
+            if said := start.stage.sentence:
+                progress.say(said)
+            batches = training_input(
+                request.spec, prepared, catalog, start.stage, worker=group.worker, num_workers=group.num_workers
+            )
+            with watched(
+                job, request.spec, trainer=start.trainer, network=start.network, batches=batches,
+                summaries=summaries, say=progress.say,
+            ) as trainer:  # fmt: skip
+                controller = Controller(
+                    folder=job,
+                    spec=request.spec,
+                    trainer=trainer,
+                    checkpoints=checkpoints,
+                    batches=batches,
+                    progress=progress,
+                    summaries=summaries,
+                    stop=stop,
+                    evaluated="validation" in prepared.splits,
+                    last_step=start.stage.last_step,
+                    seconds_before=seconds,
+                )
+                controller.train()
+                if controller.over:
+                    outcome = controller.finish()
+                    break
+            seconds = controller.seconds
+            start = next_stage(start, spec=request.spec, catalog=catalog, prepared=prepared, group=group)
         start.trainer.finish()
         return outcome
     finally:
@@ -310,10 +325,9 @@ def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callab
         from finetune.training.configure import configure
         from finetune.training.evaluate import captions_of
         from finetune.training.evaluator import Evaluator
-        from finetune.training.initialise import build_network
-        from finetune.training.inputs import validation_input
         from finetune.training.pictures import Pictures
         from finetune.training.prepare import load_prepared
+        from finetune.training.stage_networks import StageNetworks
         from finetune.training.summaries import Summaries
         from zoo.catalog import open_catalog
 
@@ -326,19 +340,19 @@ def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callab
             print("no validation split: nothing to evaluate", file=sys.stderr, flush=True)
             return
         summaries = Summaries(job.events_validation)
-        network = build_network(request.spec, catalog, prepared)
+        networks = StageNetworks(request.spec, catalog, prepared)
         try:
             Evaluator(
                 folder=job,
                 train=train,
-                network=network,
-                validation=validation_input(request.spec, prepared, catalog, network),
+                head=networks.head,
+                network_at=networks.at,
                 checkpoints=Checkpoints(job.checkpoints, digest=spec_digest(request.spec)),
                 summaries=summaries,
                 pulse=pulse,
                 chief_timeout=timeout,
                 on_result=on_result,
-                pictures=Pictures(network.head, prepared.source, summaries),
+                pictures=Pictures(networks.head, prepared.source, summaries),
                 training_captions=captions_of(prepared.source, prepared.split.train),
             ).run()
         finally:

@@ -31,6 +31,7 @@ class SplitData:
     row_of: np.ndarray  # int64 [len(examples)]
     table: TargetTable
     source_index: np.ndarray  # int64 [len(examples)]
+    example_of: np.ndarray  # int32 [rows of the table]: positions in `examples`
 
     @classmethod
     def join(
@@ -52,11 +53,17 @@ class SplitData:
             row_of=row_of,
             table=TargetTable(image_index=row_of[table.image_index].astype(np.int32), arrays=table.arrays),
             source_index=np.asarray(source_index, np.int64),
+            example_of=table.image_index,
         )
+
+    def without_features(self) -> SplitData:
+        """The same split for a backbone that is trained: a row is a position in `examples`."""
+        table = TargetTable(image_index=self.example_of, arrays=self.table.arrays)
+        return replace(self, features_NVD=None, row_of=np.arange(len(self.examples)), table=table)
 
     def with_features(self, features_ND: np.ndarray) -> SplitData:
         """The same split with a feature vector for each of its examples, in their order."""
-        return replace(self, features_NVD=features_ND[:, None, :])
+        return replace(self.without_features(), features_NVD=features_ND[:, None, :])
 
     def first_view(self) -> np.ndarray:
         """float32 [len(examples), D]: of each image itself, no augmentation."""

@@ -18,9 +18,11 @@ import tensorflow as tf
 
 from finetune.models.heads.head import FollowsSteps
 from finetune.models.network import Network
-from finetune.spec import TrainConfig
+from finetune.spec import L2SP, TrainConfig
+from finetune.training.footing import Footing
 from finetune.training.micro_batches import summed
-from finetune.training.optimizers import ema_decay, learning_rate, make_optimizer
+from finetune.training.optimizers import ema_decay, learning_rate
+from finetune.training.rate_groups import RateGroups
 from finetune.training.weights import averaged_name, seed_states
 from zoo.errors import FailedPrecondition, InvalidArgument
 
@@ -75,29 +77,49 @@ class Trainer:
 
     least_steps = 1
 
-    def __init__(self, *, network: Network, config: TrainConfig, strategy: tf.distribute.Strategy) -> None:
+    def __init__(
+        self,
+        *,
+        network: Network,
+        config: TrainConfig,
+        strategy: tf.distribute.Strategy,
+        footing: Footing | None = None,
+    ) -> None:
+        """`config`: with the rate and schedule of the stage that `footing` is of."""
         if not network.trainable_variables:
             raise NothingToTrain("the head has no trainable variable, so that training would change nothing")
         self._network = network
         self._config = config
         self._strategy = strategy
+        self._footing = footing or Footing()
         with strategy.scope():
             # The optimizer's own count loses updates under a parameter server; this one is added to atomically.
             self.global_step = tf.Variable(
                 0, dtype=tf.int64, name="global_step", aggregation=tf.VariableAggregation.ONLY_FIRST_REPLICA
             )
-            self._optimizer = make_optimizer(config.optimizer, network.trainable_variables)
             self._weights = {
                 averaged_name(component, name): variable
                 for component, variables in network.groups.items()
                 for name, variable in variables.items()
             }
+            names = {id(variable): name for name, variable in self._weights.items()}
+            self._names = [names[id(variable)] for variable in network.trainable_variables]
+            self._optimizer = RateGroups(
+                config.optimizer,
+                list(network.trainable_variables),
+                since=[self._footing.since.get(name, 0) for name in self._names],
+                factors=[self._footing.factors.get(name, 1.0) for name in self._names],
+            )
             self._ema = self._make_ema()
             self._progress = {"global_step": self.global_step}
             if config.on_nan.action == "rollback":
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
                 self._progress["rollbacks"] = tf.Variable(0, dtype=tf.int64, name="rollbacks", aggregation=first)
                 self._progress["rate_factor"] = tf.Variable(1.0, name="rate_factor", aggregation=first)
+            self._anchors = {
+                name: tf.Variable(value, trainable=False, name=f"anchor/{name}")
+                for name, value in self._footing.anchors.items()
+            }
         if isinstance(network.head, FollowsSteps):
             network.head.follow_steps(self.global_step)
         self.variables: dict[str, dict[str, Any]] = {
@@ -134,6 +156,17 @@ class Trainer:
 
     def finish(self) -> None:
         """To be called after the last step, likewise."""
+
+    def carry_on(self, before: Trainer) -> None:
+        """Takes over everything of the stage before: the step, the weights, averages and the optimizer's slots of what
+        was trained there. What is newly trained begins with its present weights, as its average, and without slots."""
+        self.start_averages()
+        self._optimizer.carry_on(before._optimizer)
+        for group, variables in self.variables.items():
+            old = before.variables.get(group, {}) if group != "optimizer" else {}
+            for name, variable in variables.items():
+                if name in old and old[name] is not variable:
+                    variable.assign(old[name].numpy())
 
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """Does `num_steps` steps. Raises NonFiniteLoss naming the first step whose loss or gradient isn't finite.
@@ -253,27 +286,40 @@ class Trainer:
             tf.distribute.ReduceOp.SUM, summed(sums, features, targets, config.accumulate)
         )
         gradients = [g / tf.maximum(weight_sum, 1e-12) for g in gradients]
+        if config.l2_sp is not None:
+            gradients = self._penalised(config.l2_sp, gradients, variables)
         norm = tf.linalg.global_norm(gradients)
         if config.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, use_norm=norm)
         with tf.name_scope("update"):
-            rate = self._apply(gradients, variables)
+            rate = self._apply(gradients)
         step = self.global_step.assign_add(1)
         finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
         bad = tf.where(finite, tf.constant(-1, tf.int64), step)
         return loss_sum, weight_sum, examples, {name: pairs[i] for i, name in enumerate(names)}, norm, rate, bad
 
-    def _apply(self, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> tf.Tensor:
+    def _penalised(self, l2_sp: L2SP, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> list[tf.Tensor]:
+        """With the gradient of the penalty, which is a part of the objective and so is clipped with the rest; the loss
+        that is reported is the data's alone. Biases and the like aren't pulled, as by weight decay."""
+        result = []
+        for name, gradient, variable in zip(self._names, gradients, variables, strict=True):
+            if name in self._anchors:
+                gradient += l2_sp.alpha * (variable.value - self._anchors[name])
+            elif not name.startswith("backbone/") and len(variable.shape) >= 2:
+                gradient += l2_sp.beta * variable.value
+            result.append(gradient)
+        return result
+
+    def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         config = self._config.optimizer
         step = self.global_step.read_value()
-        rate = learning_rate(config, steps=self._config.steps, step=step)
+        first = self._footing.first_step
+        rate = learning_rate(config, steps=self._config.steps, step=step - first if first else step)
         if "rate_factor" in self._progress:
             rate *= self._progress["rate_factor"].read_value()
-        self._optimizer.learning_rate.assign(rate)
-        self._optimizer.iterations.assign(step)  # Adam's correction reads it
         # Keras sums over replicas once more; the share undoes that.
         share = float(self._strategy.num_replicas_in_sync)
-        self._optimizer.apply([g / share for g in gradients], variables)
+        self._optimizer.apply([g / share for g in gradients], rate=rate, step=step)
         decay = ema_decay(config.ema_decay, step)
         for name, average in self._ema.items():
             average.assign(decay * average + (1.0 - decay) * self._weights[name].value)

@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from finetune.models.backbone import build_backbone
+from finetune.models.cuts import cut_before
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import Assets
-from finetune.models.network import HeadNetwork, ThawedNetwork, cut_before
+from finetune.models.network import HeadNetwork, ThawedNetwork
 from finetune.models.restore import named_variables, restore
 from finetune.spec import OptimizerConfig, TrainConfig
 from finetune.training.trainer import Trainer

@@ -70,11 +70,11 @@ class Place:
                 [sys.executable, "-c", _CODE, role, str(folder.root)], stderr=log, stdout=log, env=self._environment()
             )
 
-    def run(self, folder: JobFolder) -> tuple[int, int]:
+    def run(self, folder: JobFolder, *, seconds: float = 300) -> tuple[int, int]:
         """Both roles to their ends: (chief's exit code, evaluator's)."""
         both = [self.start("chief", folder), self.start("evaluator", folder)]
         try:
-            chief = both[0].wait(timeout=300)
+            chief = both[0].wait(timeout=seconds)
             if chief != 0:
                 both[1].kill()
             return chief, both[1].wait(timeout=120)

@@ -214,11 +214,13 @@ def test_progress_and_summaries_tell_what_happened(tmp_path: Path, task: Any) ->
 
 
 def evaluator_of(run: Run, *, timeout: float = 5.0) -> Evaluator:
+    head = run.task.head(seed=5)
+    network = HeadNetwork(head)
     return Evaluator(
         folder=run.folder,
         train=run.spec.train,
-        network=HeadNetwork(run.task.head(seed=5)),
-        validation=lambda: run.task.data,
+        head=head,
+        network_at=lambda step: (network, lambda: run.task.data),
         checkpoints=run.checkpoints,
         summaries=Summaries(run.folder.events_validation),
         pulse=Pulse(run.folder.evaluator_path),

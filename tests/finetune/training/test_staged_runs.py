@@ -1,0 +1,107 @@
+"""Runs of several stages in real processes: killed in each of them, and what is published of which."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from finetune.jobs.folder import JobFolder, read_json, write_json
+from finetune.training.publish import finish
+from tests.finetune.training.roles import Place, kill, log, until
+from zoo.tensors import read_safetensors
+
+STAGES = [
+    {"train_from": "none", "steps": 20, "learning_rate": 0.01},
+    {"train_from": "block_14", "steps": 20, "learning_rate": 0.003, "warmup_steps": 5},
+    {"train_from": "block_12", "steps": 10, "learning_rate": 0.001},
+]
+TRAIN: dict[str, Any] = {
+    "steps": 50,
+    "stages": STAGES,
+    "evaluate_every": 10,
+    "batch_size": 8,
+    "optimizer": {"ema_decay": 0.9, "layer_decay": 0.9, "l2_sp": {}},
+}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    return Place.make(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(place: Place) -> JobFolder:
+    folder = place.job("unbroken", train=TRAIN)
+    assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:] + log(folder, "evaluator")[-3000:]
+    return folder
+
+
+def exported(folder: JobFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.export.glob("*.safetensors")}
+
+
+@pytest.mark.slow
+def test_every_checkpoint_is_evaluated_with_the_network_that_it_is_of(unbroken: JobFolder) -> None:
+    for number, (first, last) in enumerate([(1, 20), (21, 40), (41, 50)], start=1):
+        assert f"stage {number} of 3, steps {first} to {last}" in log(unbroken, "chief")
+    losses = [(read_json(unbroken.evaluation_path(step)) or {})["metrics"]["loss"] for step in (10, 20, 30, 40, 50)]
+    assert len(set(losses)) == 5
+    assert all(np.isfinite(losses))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [10, 20, 30, 40])
+def test_killed_in_any_stage_or_between_two_it_ends_with_the_same_bits(
+    place: Place, unbroken: JobFolder, step: int
+) -> None:
+    """Killed as soon as the Checkpoint of `step` is there: 20 and 40 are the boundaries."""
+    folder = place.job(f"broken-{step}", train=TRAIN)
+    chief = place.start("chief", folder)
+    until(lambda: (folder.checkpoints / str(step)).exists(), chief, seconds=240)
+    kill(chief)
+    assert max(int(path.name) for path in folder.checkpoints.iterdir() if path.name.isdecimal()) == step
+    assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:]
+    assert f"resumed at step {step}" in log(folder, "chief")
+    assert exported(folder) == exported(unbroken)
+    manifests = [(one.export / "manifest.json").read_bytes() for one in (folder, unbroken)]
+    assert len(manifests[0]) > 1000
+
+
+@pytest.mark.slow
+def test_a_best_checkpoint_of_the_head_alone_publishes_the_head_alone(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second stage whose rate spoils everything: the best is of the first."""
+    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+    stages = [STAGES[0], {"train_from": "block_15", "steps": 10, "learning_rate": 5.0}]
+    folder = place.job("head", train={**TRAIN, "steps": 30, "stages": stages})
+    assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:]
+    result = finish(place.catalog, folder)
+    assert result["best_step"] <= 20
+    child, parent = place.catalog.get("child"), place.catalog.get("tiny")
+    assert child.manifest.component("backbone") == parent.manifest.component("backbone")
+    assert not (folder.export / "backbone.safetensors").exists()
+    fates = child.manifest.lineage.tensors
+    assert {fate for name, fate in fates.items() if name.startswith("backbone/")} == {"frozen"}
+
+
+@pytest.mark.slow
+def test_a_best_checkpoint_of_a_thawed_stage_publishes_a_backbone_of_its_own(
+    place: Place, unbroken: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best is made the one of step 40, of the second stage, by what the evaluations say."""
+    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+    folder = place.job("middle", train={**TRAIN, "early_stop": {"metric": "loss"}})
+    for step in (10, 20, 30, 40, 50):
+        written = read_json(unbroken.evaluation_path(step)) or {}
+        written["metrics"]["loss"] = 0.5 if step == 40 else 9.0
+        write_json(folder.evaluation_path(step), written)
+    assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:]
+    assert finish(place.catalog, folder)["best_step"] == 40
+    parent = dict(read_safetensors(place.catalog.open_component(place.catalog.get("tiny"), "backbone")))
+    own = dict(read_safetensors(folder.export / "backbone.safetensors"))
+    moved = {name for name in own if not np.array_equal(own[name], parent[name])}
+    assert moved
+    assert {name.partition("/")[0] for name in moved} == {"block_14", "block_15", "top"}
