@@ -35,7 +35,7 @@ class CaptionScores:
 
         Returns:
             `caption_metrics` plus `perplexity` (a word, end token included, under teacher forcing; a word outside the
-            vocabulary counts as <unk>), `distinct_captions` and `finished_captions` (shares), and `bleu_cider`, the
+            vocabulary counts as <unk>), `finished_captions` and `vocabulary_used` (shares), and `bleu_cider`, the
             geometric mean of `bleu_4` and `cider`: to choose the best step by, since either alone leaps about on a
             hundred photos and the loss is at its best long before the captions are.
         """
@@ -44,20 +44,13 @@ class CaptionScores:
         captions = [beams[0] for beams in self._layer.captions(features)]
         texts = [caption.text for caption in captions]
         metrics: dict[str, Any] = caption_metrics(texts, [list(example.captions) for example in examples])
-        distinct = len(set(texts)) / len(texts)
         metrics["bleu_cider"] = math.sqrt(metrics["bleu_4"] * metrics["cider"])
         metrics["perplexity"] = self.perplexity(features, examples)
-        metrics["distinct_captions"] = distinct
         vocabulary = self._layer.vocabulary
         used = {word for text in texts for word in vocabulary.cutter.tokenize(text)}
         metrics["vocabulary_used"] = len(used & set(vocabulary.words)) / len(vocabulary.words)
         metrics["captions"] = texts  # no metric: whoever asked takes them out
         metrics["finished_captions"] = sum(caption.finished for caption in captions) / len(captions)
-        if distinct < 0.05 and len(texts) > 1:
-            metrics["warnings"].append(
-                f"only {len(set(texts))} different captions for {len(texts)} images ({distinct:.1%}): "
-                "the captioner hardly looks at the image"
-            )
         return metrics
 
     def perplexity(self, features: np.ndarray, examples: Sequence[Example]) -> float:
