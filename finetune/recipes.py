@@ -7,43 +7,17 @@ The order of precedence, weakest first: recipe, spec file, flags, `--set`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import json
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from finetune.data.sources import data_defaults
 from finetune.models.heads import head_arguments
+from finetune.recipe import Choice, Recipe
 from finetune.spec import InvalidSpec, JobSpec, with_settings
 from finetune.text.tokenizers import kind_for_language
-
-
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """One value of a recipe and why an expert would choose it."""
-
-    value: Any
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """`choices`: dotted path in the spec → Choice."""
-
-    name: str
-    head: str
-    summary: str
-    choices: Mapping[str, Choice]
-
-    def values(self) -> dict[str, Any]:
-        """The choices as a nested mapping, the shape of a spec."""
-        nested: dict[str, Any] = {}
-        for path, choice in self.choices.items():
-            *parents, last = path.split(".")
-            place = nested
-            for part in parents:
-                place = place.setdefault(part, {})
-            place[last] = choice.value
-        return nested
+from finetune.thawing_recipes import few_shot, full, gradual, im2txt, slim_flowers
 
 
 def captioner() -> Recipe:
@@ -134,8 +108,13 @@ def embedding() -> Recipe:
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "captioner": captioner,
     "embedding": embedding,
+    "few-shot": few_shot,
+    "full": full,
+    "gradual": gradual,
     "head-only": head_only,
+    "im2txt": im2txt,
     "multilabel": multilabel,
+    "slim-flowers": slim_flowers,
 }
 DEFAULT_RECIPES: dict[str, str] = {  # head kind → recipe
     "captioner": "captioner",
@@ -152,6 +131,33 @@ def find_recipe(name: str) -> Recipe:
         meant = f"did you mean {near[0]}? " if near else ""
         raise InvalidSpec(f"no recipe {name!r}; {meant}there are {', '.join(sorted(RECIPES))}", hint="finetune recipes")
     return RECIPES[name]()
+
+
+def whole_spec(recipe: Recipe) -> dict[str, Any]:
+    """The JobSpec of a recipe with every default, as JSON values; what a user gives has placeholders."""
+    given = {"name": "NAME", "backbone": "BACKBONE", "data": {"location": "folder:DATA"}}
+    return resolve(recipe=recipe.name, values=given, settings=[]).model_dump(mode="json", exclude={"debug"})
+
+
+def spec_text(recipe: Recipe) -> str:
+    """`whole_spec` as YAML: a SPEC.yaml for `finetune run`, with the recipe's reasons as comments."""
+    lines = [f"# {recipe.name}: {recipe.summary}"]
+    _write_yaml(whole_spec(recipe), recipe, (), lines)
+    return "\n".join(lines) + "\n"
+
+
+def _write_yaml(value: Mapping[str, Any], recipe: Recipe, path: tuple[str, ...], lines: list[str]) -> None:
+    blanks = "  " * len(path)
+    for key, part in value.items():
+        here = (*path, key)
+        choice = recipe.choices.get(".".join(here))
+        if choice is not None:
+            lines += [f"{blanks}# {line}" for line in textwrap.wrap(choice.reason, 100)]
+        if isinstance(part, Mapping) and part and choice is None:
+            lines.append(f"{blanks}{key}:")
+            _write_yaml(part, recipe, here, lines)
+        else:
+            lines.append(f"{blanks}{key}: {json.dumps(part, ensure_ascii=False)}")
 
 
 def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str]) -> JobSpec:
@@ -176,7 +182,24 @@ def resolve(*, recipe: str | None, values: Mapping[str, Any], settings: list[str
         others = ", ".join(other for other in RECIPES if RECIPES[other]().head == kind) or "none"
         raise InvalidSpec(f"recipe {name!r} is for a {chosen.head} head, not for {kind!r}; for that: {others}")
     planned = chosen.values() | {"recipe": name, "head": {"kind": chosen.head} | chosen.values().get("head", {})}
+    planned = _without_overruled(planned, asked)
     return _checked(JobSpec.parse(overlaid(overlaid(planned, fitting), asked)))
+
+
+def _without_overruled(planned: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe's steps and cut give way to the stages that were asked for, which have their own, and its stages to
+    the cut; its steps alone can't be told apart by stages, so that those asked for are refused by the spec's check."""
+    train = dict(planned.get("train", {}))
+    model = dict(planned.get("model", {}))
+    theirs, cut = asked.get("train"), asked.get("model")
+    if isinstance(theirs, Mapping) and isinstance(theirs.get("stages"), list | tuple):
+        if theirs["stages"]:
+            train.pop("steps", None)
+            model.pop("train_from", None)
+    elif isinstance(cut, Mapping) and "train_from" in cut and "stages" in train:
+        stages = train.pop("stages")
+        train.setdefault("steps", sum(stage["steps"] for stage in stages))
+    return {**planned, "train": train, **({"model": model} if model else {})}
 
 
 def _of_the_data(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,9 +228,23 @@ def _checked(spec: JobSpec) -> JobSpec:
 
 
 def overlaid(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`under` with every leaf of `over` put in its place; lists are replaced whole."""
+    """`under` with every leaf of `over` put in its place; lists are replaced whole, unless `over` has numbers for keys:
+    those are places in the list (the first is 0)."""
     result = dict(under)
     for key, value in over.items():
         below = result.get(key)
-        result[key] = overlaid(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping):
+            result[key] = overlaid(below, value)
+        elif isinstance(below, list | tuple) and isinstance(value, Mapping):
+            result[key] = _with_places(key, below, value)
+        else:
+            result[key] = value
     return result
+
+
+def _with_places(name: str, entries: Sequence[Any], over: Mapping[str, Any]) -> list[Any]:
+    numbered = {str(place): entry for place, entry in enumerate(entries)}
+    strange = sorted(set(over) - set(numbered))
+    if strange:
+        raise InvalidSpec(f"{name}.{strange[0]}: there are {len(entries)}, the first is {name}.0")
+    return list(overlaid(numbered, over).values())

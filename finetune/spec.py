@@ -42,6 +42,7 @@ class DataConfig(_Part):
 
     location: str  # kind:location, see finetune.data.source
     split: str = "hash:0.8,0.1,0.1"
+    per_class: Annotated[int, Field(ge=1)] | None = None  # seeded few of each class of the training split; None: all
     language: str | None = None
     max_bad_share: Annotated[float, Field(ge=0, le=1)] = 0.01  # above it the job fails
     max_pixels: Annotated[int, Field(ge=1)] = 50_000_000  # larger images are bad records
@@ -254,7 +255,9 @@ class DebugConfig(_Part):
         return value
 
 
-_LATER_OF_DATA = ("order", "order_power", "features")
+# Recipes as old as what came later: a spec of theirs says all of it, for what is left out would come from the recipe.
+_LATER_RECIPES = frozenset({"few-shot", "full", "gradual", "im2txt", "slim-flowers"})
+_LATER_OF_DATA = ("per_class", "order", "order_power", "features")
 _LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan", "stages")
 _LATER_OF_MODELS = ("batch_norm",)
 _LATER_OF_OPTIMIZERS = (
@@ -290,6 +293,7 @@ class JobSpec(_Part):
         spec = checked(cls, value)
         _check_stages(spec)
         _check_penalties(spec)
+        _check_few(spec)
         _check_augmentation(spec)
         _check_input(spec)
         if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
@@ -313,7 +317,7 @@ class JobSpec(_Part):
             (value["model"], ModelConfig(), _LATER_OF_MODELS),
         ):
             plain = default.model_dump(mode="json")
-            for name in names:
+            for name in () if self.recipe in _LATER_RECIPES else names:
                 if place[name] == plain[name]:
                     del place[name]
         if not self.strategy.is_distributed:
@@ -364,6 +368,11 @@ def backward_stage(train_from: str) -> InvalidSpec:
         "head down (none, endpoints, all): what has been trained no longer gives the features that are cached",
         hint="order the stages by how much they train, or lower the later stage's learning_rate instead",
     )
+
+
+def _check_few(spec: JobSpec) -> None:
+    if spec.data.per_class is not None and spec.head.kind == "captioner":
+        raise InvalidSpec("data.per_class: a captioner learns from captions, which are in no class; leave it out")
 
 
 def _check_penalties(spec: JobSpec) -> None:

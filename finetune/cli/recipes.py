@@ -36,16 +36,24 @@ def recipes(context: typer.Context, output: FormatOption = Format.TEXT, debug: D
 
 @app.command()
 def show(
-    name: Annotated[str, typer.Argument()], output: FormatOption = Format.TEXT, debug: DebugOption = False
+    name: Annotated[str, typer.Argument()],
+    spec: Annotated[bool, typer.Option("--spec", help="As a SPEC.yaml to edit and run.")] = False,
+    output: FormatOption = Format.TEXT,
+    debug: DebugOption = False,
 ) -> None:
     """Print every value of a recipe with its reason."""
-    from finetune.recipes import find_recipe
+    from finetune.recipes import find_recipe, spec_text, whole_spec
 
     recipe = find_recipe(name)
     if output is Format.JSON:
         choices = {path: {"value": c.value, "reason": c.reason} for path, c in recipe.choices.items()}
-        print_json({"name": recipe.name, "head": recipe.head, "summary": recipe.summary, "choices": choices})
+        head = {"name": recipe.name, "head": recipe.head, "summary": recipe.summary}
+        print_json({**head, "choices": choices, "spec": whole_spec(recipe)})
+        return
+    if spec:
+        print(spec_text(recipe), end="")
         return
     print(f"{recipe.name}: {recipe.summary}")
     for path, choice in recipe.choices.items():
-        print(f"  {path}={json.dumps(choice.value)}".ljust(48) + choice.reason)
+        print(f"  {path}={json.dumps(choice.value)}".ljust(48) + " " + choice.reason)
+    say_next(f"finetune recipes show {recipe.name} --spec > SPEC.yaml")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from typing import Any
 
 from finetune.data.feature_store import shared_features
 from finetune.data.features import FeatureArray, FeatureBackbone, FeatureCache
+from finetune.data.per_class import per_class
 from finetune.data.scan import scan
 from finetune.data.source import BadRecord, Example, ExampleSource
 from finetune.data.sources import open_source
@@ -124,6 +126,7 @@ def prepare(
     _write_bad(folder, spec, bad, total=total)  # before minutes are spent on features
     split = without(planned, bad, source.examples)
     _require_examples(spec, planned, split)
+    split = _few(split, source, spec)
     backbone = Backbone.from_version(catalog, parent)
     shape = backbone.feature_map_shape
     row = row_of(kind, arguments, feature_dim=backbone.feature_dim, feature_map_shape=shape)
@@ -331,6 +334,17 @@ def _require_fit(start: ModelVersion, parent: ModelVersion, spec: JobSpec) -> No
             f"{start.reference}'s head learnt on another backbone than {parent.reference}'s",
             hint=f"use --backbone {start.reference}",
         )
+
+
+def _few(split: Split, source: ExampleSource, spec: JobSpec) -> Split:
+    """With data.per_class a part of the training split, chosen among what can be used. Raises NoClasses."""
+    count = spec.data.per_class
+    if count is None:
+        return split
+    chosen = per_class(source.examples, split.train, count, seed=spec.train.seed)
+    said = f"data.per_class={count}: {len(chosen)} of {len(split.train)} training images are used"
+    print(said, file=sys.stderr, flush=True)
+    return replace(split, train=chosen)
 
 
 def _require_examples(spec: JobSpec, planned: Split, split: Split) -> None:

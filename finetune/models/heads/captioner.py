@@ -65,6 +65,8 @@ class CaptionerArguments(BaseModel):
     attention: Literal["none", "soft", "top_down"] = "none"  # over the feature map (arXiv:1502.03044, 1707.07998)
     attention_units: Annotated[int, Field(ge=1)] = 256
     attention_regulariser: Annotated[float, Field(ge=0)] = 1.0  # weight of looking at every place in the end
+    # Every kernel and embedding is drawn from ± this (Show and Tell's authors: 0.08); None: each layer's own way.
+    initial_scale: Annotated[float, Field(gt=0)] | None = None
     tie_embeddings: bool = False  # logits by the words' input embeddings (arXiv:1608.05859)
     word_vectors: Annotated[str, Field(min_length=1)] | None = (
         None  # file of pretrained ones, word2vec's or GloVe's text

@@ -118,6 +118,11 @@ class CaptionerLayer(keras.layers.Layer):
             self.word_bag.build((None, arguments.embedding))
         for layer in self.initial_state:
             layer.build((None, arguments.embedding))
+        if arguments.initial_scale is not None:
+            for place, weight in enumerate(self.trainable_weights):
+                if len(weight.shape) >= 2:
+                    scale, seed = arguments.initial_scale, self.seed + 100 + place
+                    weight.assign(keras.initializers.RandomUniform(-scale, scale, seed=seed)(weight.shape))
         self.built = True
 
     def start_from_word_vectors(self, given: WordVectors) -> None:

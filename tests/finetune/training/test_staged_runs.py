@@ -13,17 +13,19 @@ from tests.finetune.training.roles import Place, kill, log, until
 from zoo.tensors import read_safetensors
 
 STAGES = [
-    {"train_from": "none", "steps": 20, "learning_rate": 0.01},
-    {"train_from": "block_14", "steps": 20, "learning_rate": 0.003, "warmup_steps": 5},
-    {"train_from": "block_12", "steps": 10, "learning_rate": 0.001},
+    {"train_from": "none", "steps": 10, "learning_rate": 0.01},
+    {"train_from": "block_15", "steps": 10, "learning_rate": 0.003, "warmup_steps": 3},
+    {"train_from": "block_14", "steps": 5, "learning_rate": 0.001},
 ]
 TRAIN: dict[str, Any] = {
-    "steps": 50,
+    "steps": 25,
     "stages": STAGES,
-    "evaluate_every": 10,
+    "evaluate_every": 5,
     "batch_size": 8,
     "optimizer": {"ema_decay": 0.9, "layer_decay": 0.9, "l2_sp": {}},
 }
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +44,19 @@ def exported(folder: JobFolder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.export.glob("*.safetensors")}
 
 
-@pytest.mark.slow
 def test_every_checkpoint_is_evaluated_with_the_network_that_it_is_of(unbroken: JobFolder) -> None:
-    for number, (first, last) in enumerate([(1, 20), (21, 40), (41, 50)], start=1):
+    for number, (first, last) in enumerate([(1, 10), (11, 20), (21, 25)], start=1):
         assert f"stage {number} of 3, steps {first} to {last}" in log(unbroken, "chief")
-    losses = [(read_json(unbroken.evaluation_path(step)) or {})["metrics"]["loss"] for step in (10, 20, 30, 40, 50)]
+    losses = [(read_json(unbroken.evaluation_path(step)) or {})["metrics"]["loss"] for step in (5, 10, 15, 20, 25)]
     assert len(set(losses)) == 5
     assert all(np.isfinite(losses))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [10, 20, 30, 40])
+@pytest.mark.parametrize("step", [10, 15, 20])
 def test_killed_in_any_stage_or_between_two_it_ends_with_the_same_bits(
     place: Place, unbroken: JobFolder, step: int
 ) -> None:
-    """Killed as soon as the Checkpoint of `step` is there: 20 and 40 are the boundaries."""
+    """Killed as soon as the Checkpoint of `step` is there: 10 and 20 are the boundaries."""
     folder = place.job(f"broken-{step}", train=TRAIN)
     chief = place.start("chief", folder)
     until(lambda: (folder.checkpoints / str(step)).exists(), chief, seconds=240)
@@ -69,17 +69,16 @@ def test_killed_in_any_stage_or_between_two_it_ends_with_the_same_bits(
     assert len(manifests[0]) > 1000
 
 
-@pytest.mark.slow
 def test_a_best_checkpoint_of_the_head_alone_publishes_the_head_alone(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A second stage whose rate spoils everything: the best is of the first."""
     monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
-    stages = [STAGES[0], {"train_from": "block_15", "steps": 10, "learning_rate": 5.0}]
-    folder = place.job("head", train={**TRAIN, "steps": 30, "stages": stages})
+    stages = [STAGES[0], {"train_from": "block_15", "steps": 5, "learning_rate": 5.0}]
+    folder = place.job("head", train={**TRAIN, "steps": 15, "stages": stages})
     assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:]
     result = finish(place.catalog, folder)
-    assert result["best_step"] <= 20
+    assert result["best_step"] <= 10
     child, parent = place.catalog.get("child"), place.catalog.get("tiny")
     assert child.manifest.component("backbone") == parent.manifest.component("backbone")
     assert not (folder.export / "backbone.safetensors").exists()
@@ -87,21 +86,20 @@ def test_a_best_checkpoint_of_the_head_alone_publishes_the_head_alone(
     assert {fate for name, fate in fates.items() if name.startswith("backbone/")} == {"frozen"}
 
 
-@pytest.mark.slow
 def test_a_best_checkpoint_of_a_thawed_stage_publishes_a_backbone_of_its_own(
     place: Place, unbroken: JobFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The best is made the one of step 40, of the second stage, by what the evaluations say."""
+    """The best is made the one of step 20, of the second stage, by what the evaluations say."""
     monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
     folder = place.job("middle", train={**TRAIN, "early_stop": {"metric": "loss"}})
-    for step in (10, 20, 30, 40, 50):
+    for step in (5, 10, 15, 20, 25):
         written = read_json(unbroken.evaluation_path(step)) or {}
-        written["metrics"]["loss"] = 0.5 if step == 40 else 9.0
+        written["metrics"]["loss"] = 0.5 if step == 20 else 9.0
         write_json(folder.evaluation_path(step), written)
     assert place.run(folder, seconds=400) == (0, 0), log(folder, "chief")[-3000:]
-    assert finish(place.catalog, folder)["best_step"] == 40
+    assert finish(place.catalog, folder)["best_step"] == 20
     parent = dict(read_safetensors(place.catalog.open_component(place.catalog.get("tiny"), "backbone")))
     own = dict(read_safetensors(folder.export / "backbone.safetensors"))
     moved = {name for name in own if not np.array_equal(own[name], parent[name])}
     assert moved
-    assert {name.partition("/")[0] for name in moved} == {"block_14", "block_15", "top"}
+    assert {name.partition("/")[0] for name in moved} == {"block_15", "top"}
