@@ -35,8 +35,8 @@ def gradual() -> Recipe:
                     },
                 ],
                 reason="gradual unfreezing (arXiv:1801.06146): a random head's gradients would spoil features that "
-                "were good; the head alone costs a millisecond a step, so it may learn until it has nothing to gain; the "
-                "rate falls by five to ten with each stage, and each begins gently, since its moments are new",
+                "were good; the head alone costs a millisecond a step, so it may learn until it has nothing to gain; "
+                "the rate falls by five to ten with each stage, and each begins gently, since its moments are new",
             ),
             "train.batch_size": Choice(value=32, reason="what two cores or a small card hold of images"),
             "train.evaluate_every": Choice(value=100, reason="each stage is looked at several times, and at its end"),
