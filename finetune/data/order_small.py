@@ -16,21 +16,36 @@ import numpy as np
 
 SMALL = 64  # numbers
 _HALF = 8
+_BLOCK = 512
 
 
 def small_permutations(key_KT: Sequence[np.ndarray], multipliers: tuple[int, int]) -> np.ndarray:
     """uint8 [T, 64]: the permutation of 0 … 63 by each set of keys. `key_KT`: K rounds' keys (uint64 [T])."""
-    low_V = np.arange(_HALF, dtype=np.uint64)
-    place_V = (3 * low_V).astype(np.uint32)
+    num_keys = len(key_KT[0])
+    result_TN = np.empty((num_keys, SMALL), np.uint8)
+    word_KT = [_words(key_T, multipliers) for key_T in key_KT]
+    for first in range(0, num_keys, _BLOCK):  # so many that the vectors stay in the core's cache
+        result_TN[first : first + _BLOCK] = _by_words([word_T[first : first + _BLOCK] for word_T in word_KT])
+    return result_TN
+
+
+def _words(key_T: np.ndarray, multipliers: tuple[int, int]) -> np.ndarray:
+    """uint32 [T]: a round's function of 0 … 7, three bits each."""
+    word_T = np.zeros(len(key_T), np.uint32)
+    for low in range(_HALF):
+        mixed_T = (key_T ^ np.uint64(low)) * np.uint64(multipliers[0])
+        mixed_T ^= mixed_T >> np.uint64(29)
+        mixed_T *= np.uint64(multipliers[1])
+        mixed_T >>= np.uint64(61)
+        word_T |= mixed_T.astype(np.uint32) << np.uint32(3 * low)
+    return word_T
+
+
+def _by_words(word_KT: Sequence[np.ndarray]) -> np.ndarray:
     value_N = np.arange(SMALL, dtype=np.uint32)
-    shape = (len(key_KT[0]), SMALL)
+    shape = (len(word_KT[0]), SMALL)
     high_TN, low_TN = np.broadcast_to(value_N >> np.uint32(3), shape), np.broadcast_to(value_N & np.uint32(7), shape)
-    for key_T in key_KT:
-        mixed_TV = (low_V ^ key_T[:, np.newaxis]) * np.uint64(multipliers[0])
-        mixed_TV ^= mixed_TV >> np.uint64(29)
-        mixed_TV *= np.uint64(multipliers[1])
-        mixed_TV >>= np.uint64(61)
-        word_T = np.bitwise_or.reduce(mixed_TV.astype(np.uint32) << place_V, axis=1)
+    for word_T in word_KT:
         found_TN = word_T[:, np.newaxis] >> (low_TN * np.uint32(3))
         found_TN &= np.uint32(7)
         found_TN ^= high_TN
