@@ -190,6 +190,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "catalogue": of_script("bench_catalog.py", repeats=False),  # 100,000 versions: index, pages, gets, catching up
     "training": of_script("bench_training.py"),  # steps beside bare loops, features once, what a Checkpoint holds up
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
+    "queue": of_script("bench_queue.py"),  # orders, features, buckets, memory, equal batches
     "evaluator": of_script("bench_evaluator.py"),  # training speed with a separate evaluator beside it and without
 }
 

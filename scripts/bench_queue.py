@@ -90,7 +90,7 @@ def epochs(runs: int) -> None:
 
 
 def features(runs: int) -> None:
-    """≥ 200,000 examples a second of 2048 floats; beside what NumPy's gathering of the same rows reaches on one core."""
+    """≥ 200,000 examples a second of 2048 floats; beside NumPy on one core, gathering rows into a small array."""
     import tensorflow as tf
 
     from finetune.data.queue import training_batches
