@@ -12,13 +12,13 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finetune.jobs.cluster import Cluster
-from finetune.jobs.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED
+from finetune.jobs.exit_codes import EXIT_DONE, EXIT_INTERRUPTED, EXIT_NOT_STARTED
 from finetune.jobs.folder import JobFolder, read_json, write_json
 from finetune.jobs.launcher import RoleProcess, exec_module, stop_all
 from finetune.training.progress import PulseWatch
@@ -30,6 +30,10 @@ _STOP_GRACE = 8.0  # seconds that a role gets to end by itself
 
 class JobFailed(FailedPrecondition):
     """The job, of which this is one role, has failed."""
+
+
+class NotPlaced(Unavailable):
+    """Another process has the role, or its port."""
 
 
 class NoChief(Unavailable):
@@ -45,23 +49,45 @@ class PlacedPatience:
     poll: float = 0.2
 
 
+LaunchPlaced = Callable[[JobFolder, str, Cluster], RoleProcess]
+
+
+def launch_placed(folder: JobFolder, role: str, cluster: Cluster) -> RoleProcess:
+    """Starts a role whose stderr goes to ours and to its log. The parent-death signal ends it with this process."""
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    arguments = [
+        "--job-folder", str(folder.root), "--role", role, "--cluster", cluster.tf_config(role),
+        "--parent", str(os.getpid()), "--tee", "--by-hand",
+    ]  # fmt: skip
+    with folder.log_path(role).open("ab") as log:
+        return RoleProcess(role=role, process=exec_module("finetune.jobs.worker", arguments, stdout=log, stderr=None))
+
+
 class PlacedRole:
     """`stop`: when set, the process is asked to end, and `run` returns."""
 
     def __init__(
-        self, folder: JobFolder, role: str, cluster: Cluster, *, stop: threading.Event, patience: PlacedPatience
+        self,
+        folder: JobFolder,
+        role: str,
+        cluster: Cluster,
+        *,
+        stop: threading.Event,
+        patience: PlacedPatience | None = None,
+        launch: LaunchPlaced | None = None,
     ) -> None:
         self._folder = folder
         self._role = role
         self._cluster = cluster
         self._stop = stop
-        self._patience = patience
+        self._patience = patience or PlacedPatience()
+        self._launch = launch or launch_placed
         self._chief = PulseWatch(folder.progress_path)
         self._old_error = _mark(folder.error_path)  # of a start before this one
         self._starts = 0
 
     def run(self) -> int:
-        """0 when the job is over, 75 when stopped. Raises InvalidCluster, JobFailed, NoChief."""
+        """0 when the job is over, 75 when stopped. Raises InvalidCluster, JobFailed, NoChief, NotPlaced."""
         self._cluster.require_strategy(self._folder.request().spec.strategy)
         while True:
             process = self._start()
@@ -75,22 +101,17 @@ class PlacedRole:
                 return EXIT_INTERRUPTED
             if over or code == EXIT_DONE:
                 return EXIT_DONE
+            if code == EXIT_NOT_STARTED:
+                raise NotPlaced(f"the {self._role} can't be here, at {self._cluster.address(self._role)}; see above")
             print(f"{self._role} ended with {code}; once more in {self._patience.backoff:g} s", file=sys.stderr)
             self._require_chief()
             self._stop.wait(self._patience.backoff)
 
     def _start(self) -> RoleProcess:
-        """The parent-death signal ends it with this process."""
-        self._folder.logs.mkdir(parents=True, exist_ok=True)
-        arguments = [
-            "--job-folder", str(self._folder.root), "--role", self._role,
-            "--cluster", self._cluster.tf_config(self._role), "--parent", str(os.getpid()), "--tee", "--by-hand",
-        ]  # fmt: skip
-        with self._folder.log_path(self._role).open("ab") as log:
-            process = exec_module("finetune.jobs.worker", arguments, stdout=log, stderr=None)
+        process = self._launch(self._folder, self._role, self._cluster)
         self._starts += 1
-        self._tell(pid=process.pid)
-        return RoleProcess(role=self._role, process=process)
+        self._tell(pid=process.process.pid)
+        return process
 
     def _watched(self, process: RoleProcess) -> int:
         """Until it has ended, or has no reason to go on; its code, -15 where it was ended here."""
@@ -154,6 +175,3 @@ def _mark(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_mtime_ns, status.st_ino
-
-
-__all__ = ["EXIT_FAILED", "JobFailed", "NoChief", "PlacedNews", "PlacedPatience", "PlacedRole"]

@@ -19,8 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, TextIO
 
-from finetune.jobs.cluster import CHIEF, EVALUATOR, Cluster, InvalidCluster
-from finetune.jobs.exit_codes import EXIT_INTERRUPTED
+from finetune.jobs.cluster import CHIEF, EVALUATOR, Cluster, InvalidCluster, PortTaken, require_free
+from finetune.jobs.exit_codes import EXIT_INTERRUPTED, EXIT_NOT_STARTED
 from finetune.jobs.folder import JobFolder
 from finetune.tensorflow_start import start_tensorflow
 from zoo.errors import Aborted
@@ -85,7 +85,10 @@ class RoleLock:
                 told, deadline = True, time.monotonic() + self._grace
             elif time.monotonic() > deadline:
                 if killed:
-                    raise RoleTaken(f"{self._file.name} is held by process {self._holder()}, which cannot be ended")
+                    raise RoleTaken(
+                        f"{self._file.name} is held by process {self._holder()}, which cannot be ended",
+                        hint="end it, then run the same command",
+                    )
                 if (holder := self._holder()) is not None:
                     print(f"killing process {holder}, left over of an earlier run", file=sys.stderr)
                     os.kill(holder, signal.SIGKILL)
@@ -166,8 +169,14 @@ def main(arguments: list[str] | None = None) -> int:
     die_with_parent(options.parent, signal.SIGTERM)
     if options.tee:
         sys.stderr = _teed(folder.log_path(options.role))
-    with RoleLock(folder.lock_path(options.role), grace=_FORMER_GRACE, by_hand=options.by_hand):
-        return _run(options.role, folder, options.cluster)
+    try:
+        with RoleLock(folder.lock_path(options.role), grace=_FORMER_GRACE, by_hand=options.by_hand):
+            if options.by_hand:  # said here, since it is no fault of the job's
+                require_free(Cluster.of_tf_config(options.cluster)[0].address(options.role), role=options.role)
+            return _run(options.role, folder, options.cluster)
+    except (RoleTaken, PortTaken) as error:
+        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
+        return EXIT_NOT_STARTED
 
 
 def _run(role: str, folder: JobFolder, tf_config: str) -> int:

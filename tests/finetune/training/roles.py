@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Place:
 
     root: Path
     catalog: Catalog
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     @classmethod
     def make(cls, root: Path) -> Place:
@@ -59,16 +60,25 @@ class Place:
         """`finetune evaluate --follow` as typed, into follow.out and follow.err; the folder needn't be there yet."""
         command = [sys.executable, "-m", "finetune.cli.main", "evaluate", "--job", str(root), "--follow"]
         with (self.root / "follow.out").open("wb") as out, (self.root / "follow.err").open("wb") as err:
-            return subprocess.Popen(
-                [*command, "--timeout", "240", "--format", "json"], stdout=out, stderr=err, env=self._environment()
+            self.started.append(
+                subprocess.Popen(
+                    [*command, "--timeout", "240", "--format", "json"], stdout=out, stderr=err, env=self._environment()
+                )
             )
+        return self.started[-1]
 
     def start(self, role: str, folder: JobFolder) -> subprocess.Popen[bytes]:
         folder.logs.mkdir(parents=True, exist_ok=True)
         with folder.log_path(role).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-c", _CODE, role, str(folder.root)], stderr=log, stdout=log, env=self._environment()
+            self.started.append(
+                subprocess.Popen(
+                    [sys.executable, "-c", _CODE, role, str(folder.root)],
+                    stderr=log,
+                    stdout=log,
+                    env=self._environment(),
+                )
             )
+        return self.started[-1]
 
     def run(self, folder: JobFolder, *, seconds: float = 300) -> tuple[int, int]:
         """Both roles to their ends: (chief's exit code, evaluator's)."""

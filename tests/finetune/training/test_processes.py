@@ -75,7 +75,7 @@ def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: 
     try:
         _broken_run(place, place.job("broken"), unbroken, evaluator)
     finally:
-        kill(evaluator)
+        kill(*place.started)
 
 
 def _broken_run(place: Place, folder: JobFolder, unbroken: JobFolder, evaluator: subprocess.Popen[bytes]) -> None:
