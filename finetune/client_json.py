@@ -87,7 +87,8 @@ def _error(message: finetune_pb2.JobError) -> dict[str, Any]:
 
 
 def _progress(message: finetune_pb2.JobProgress) -> dict[str, Any]:
-    return {
+    plain = {
         field.name: getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
         for field in finetune_pb2.JobProgress.DESCRIPTOR.fields
     }
+    return plain | {"warnings": list(message.warnings)}

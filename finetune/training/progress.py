@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from finetune.jobs.folder import JobFolder, write_json
 from zoo.errors import ZooError
 
-# Besides, `news`: what the chief has to tell since its start, which the supervisor makes events of.
+# Besides, `news`: what the chief has to tell since its start, which the supervisor makes events of; and `warnings`.
 FIELDS = ("phase", "step", "steps", "loss", "examples_per_second", "eta_seconds", "done", "total", "input")
 _PULSE = 0.5  # seconds; watchers are promised one a second
 _LINE_EVERY = 5.0  # seconds between lines where stderr is no terminal
@@ -75,7 +75,8 @@ class Progress:
         self._stream = stream if stream is not None else sys.stderr
         self._terminal = self._stream.isatty()
         self._shown = 0.0
-        self._state: dict[str, Any] = dict.fromkeys(FIELDS) | {"phase": "starting", "step": 0, "steps": steps}
+        first = {"phase": "starting", "step": 0, "steps": steps, "warnings": []}
+        self._state: dict[str, Any] = dict.fromkeys(FIELDS) | first
         self._pulse = Pulse(folder.progress_path, self._state)
 
     def __enter__(self) -> Progress:
@@ -108,6 +109,14 @@ class Progress:
         self.say(text)
         self._state["news"] = [*self._state.get("news", []), text]
         self._pulse.set(**self._state)
+
+    def warn(self, text: str) -> None:
+        """What is likely wrong, with its remedy: announced, and kept for whoever looks at the job's progress later.
+        Each is said once."""
+        if text in self._state["warnings"]:
+            return
+        self._state["warnings"] = [*self._state["warnings"], text]
+        self.announce(f"warning: {text}")
 
     def say(self, text: str) -> None:
         """A line of talk that doesn't tear the bar."""
