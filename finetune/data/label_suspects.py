@@ -70,6 +70,11 @@ class LabelSuspects:
     def striking(self) -> tuple[LabelSuspect, ...]:
         return tuple(each for each in self.suspects if each.margin >= _STRIKING)
 
+    @property
+    def share(self) -> float:
+        """Of striking ones among the images that were looked at."""
+        return len(self.striking) / self.looked_at
+
     def warning(self) -> str | None:
         """A line for the log; None where nothing is striking."""
         found = self.striking

@@ -33,7 +33,7 @@ from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
 from finetune.training.checkpoints import spec_digest
-from finetune.training.near_duplicates import reported_near_duplicates
+from finetune.training.data_warnings import data_findings
 from finetune.training.split_data import SplitData
 from finetune.training.stages import require_stages, uses_features
 from zoo.architectures import architecture_facts
@@ -93,6 +93,7 @@ class Prepared:
     seconds: float
     vectors: FeatureCounts  # of this session
     source: ExampleSource
+    warnings: tuple[str, ...] = ()  # of the data, see finetune.training.data_warnings
 
     def build_head(self, *, seed: int) -> HeadLayer:
         return build_head(self.kind, arguments=self.arguments, row=self.row, assets=self.assets, seed=seed)
@@ -150,6 +151,14 @@ def prepare(
         with replaced_file(folder.prepared / name) as file:
             file.write(data)
     write_json(folder.prepared / "split.json", split.to_json(source.examples))
+    found = data_findings(
+        features=_vectors(features, row),
+        split=split,
+        source=source,
+        backbone=backbone,
+        max_pixels=spec.data.max_pixels,
+        on_progress=on_progress,
+    )
     record = {
         "spec_digest": spec_digest(spec),
         "parent": parent.reference,
@@ -161,7 +170,9 @@ def prepare(
         "examples_digest": _examples_digest(source.examples),
         "num_examples": {part: len(getattr(split, part)) for part in ("train", "validation", "test")},
         "bad_records": len(bad),
-        "near_duplicates": reported_near_duplicates(_vectors(features, row), split, source, on_progress),
+        "near_duplicates": found.near_duplicates,
+        "label_suspects": found.label_suspects,
+        "warnings": found.warnings,
         "files": sorted(assets.files),
         "initial_files": sorted(assets.initial),
         "classes": assets.classes,
@@ -318,6 +329,7 @@ def _joined(
         seconds=record["seconds"],
         vectors=FeatureCounts.of(features.values()),
         source=source,
+        warnings=tuple(record.get("warnings", ())),
     )
 
 
