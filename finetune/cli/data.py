@@ -26,6 +26,7 @@ from zoo.cli.output import (
 
 if TYPE_CHECKING:
     from finetune.data.inspect.inspection import Inspection
+    from finetune.data.inspect.near import FeatureLook
     from finetune.data.source import ExampleSource
 
 app = new_app("Look at data before training on them, and make shards of them.")
@@ -59,6 +60,9 @@ def inspect(
     duplicates: Annotated[
         bool, typer.Option("--duplicates", help="Find near duplicates, by the features of --backbone.")
     ] = False,
+    label_suspects: Annotated[
+        bool, typer.Option("--label-suspects", help="Find labels that are likely wrong, by the features of --backbone.")
+    ] = False,
     backbone: Annotated[str | None, typer.Option("--backbone", metavar="REF")] = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0.01, max=1, help="Cosine from which images are near duplicates.")
@@ -69,8 +73,9 @@ def inspect(
     debug: DebugOption = False,
 ) -> None:
     """Count, measure and question DATA: images, classes, captions, copies, splits. Changes nothing."""
-    if duplicates and backbone is None:
-        raise typer.BadParameter("--duplicates compares the features of a backbone: give --backbone REF")
+    if backbone is None and (duplicates or label_suspects):
+        asked = "--duplicates" if duplicates else "--label-suspects"
+        raise typer.BadParameter(f"{asked} compares the features of a backbone: give --backbone REF")
     from finetune.data.inspect.inspection import inspect_source
     from finetune.data.sources import open_source
 
@@ -85,9 +90,12 @@ def inspect(
             max_pixels=max_pixels,
             on_progress=bar.update,
         )
-        if duplicates and backbone is not None:
-            rule = split[0] if split else None
-            found = _with_near(source, found, backbone, store, rule, seed, threshold, max_pixels, bar.update)
+        if backbone is not None and (duplicates or label_suspects):
+            look = _by_features(source, found, backbone, store, max_pixels, bar.update)
+            if duplicates:
+                found = look.near(split[0] if split else None, seed, threshold)
+            if label_suspects:
+                found = look.suspects(found, seed)
         if html or contact_sheet:
             bar.update("drawing", 0, 1)
             _draw(source, found, html, contact_sheet, shown, seed)
@@ -103,44 +111,33 @@ def inspect(
             say(f"written: {path}")
 
 
-def _with_near(
+def _by_features(
     source: ExampleSource,
     found: Inspection,
     reference: str,
     store: str | None,
-    rule: str | None,
-    seed: int,
-    threshold: float | None,
     max_pixels: int,
     on_progress: Callable[[str, int, int], None],
-) -> Inspection:
-    from dataclasses import replace
-
-    from finetune.data.splits import split_examples
+) -> FeatureLook:
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
 
     catalog = open_catalog(store)
     version = catalog.get(reference)  # an unknown one is said before TensorFlow comes up
-    split = split_examples(source.examples, rule, seed=seed, read=source.read) if rule else None
     start_tensorflow()
-    from finetune.data.duplicates import THRESHOLD
     from finetune.data.feature_store import shared_features
     from finetune.data.features import FeatureCache
-    from finetune.data.inspect.near import near_in_source
+    from finetune.data.inspect.near import FeatureLook
     from finetune.models.backbone import Backbone
 
-    near = near_in_source(
+    return FeatureLook(
         source,
+        found,
         Backbone.from_version(catalog, version),
         FeatureCache(shared=shared_features(catalog.store)),
-        found.images.readable,
-        split=split,
-        threshold=THRESHOLD if threshold is None else threshold,
         max_pixels=max_pixels,
         on_progress=on_progress,
     )
-    return replace(found, near=near)
 
 
 def _draw(

@@ -1,7 +1,7 @@
 """Images whose label is likely wrong: confident learning on features of a backbone. No TensorFlow.
 
-Takes feature vectors and the labels of their images. Gives LabelSuspects. Next: `finetune.training.data_warnings` warns,
-`finetune data inspect --label-suspects` lists.
+Takes feature vectors and the labels of their images. Gives LabelSuspects. Next: `finetune.training.data_warnings`
+warns, `finetune data inspect --label-suspects` lists.
 
 Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels" (2021, arXiv:1911.00068),
 section 3: each image is asked of a model that hasn't seen it (cross-validation); a class counts as confidently seen
@@ -9,9 +9,12 @@ where its probability reaches the mean of that probability over the images that 
 confidently seen as another class than its label is a suspect. They are ranked by the margin, the probability of what
 is seen less that of the label (the paper's second ranking).
 
-The model is `finetune.rank`'s ridge regression, since it is solved at once where logistic regression iterates; a softmax
-whose one temperature is fitted to the unseen images makes probabilities of its scores. Where it is often wrong, many
-suspects are honest mistakes of the model: a run speaks only of those that stand out (`LabelSuspects.warning`).
+The model is `finetune.rank`'s ridge regression, since it is solved at once where logistic regression iterates; a
+softmax whose one temperature is fitted to the unseen images makes probabilities of its scores. Where it is often wrong,
+many suspects are honest mistakes of the model: a run speaks only of those that stand out (`LabelSuspects.warning`).
+Measured on 670 stamps of 16 uneven classes with EfficientNet-Lite0, whose model is right in 80 %: with the labels as
+they are 8 images have a margin of 0.9 or more (a soccer ball among the sports, a Christmas pudding under seasonal);
+with 33 labels changed by chance 20, of which 14 are among the 33, and with 67 changed 19, all of them.
 """
 
 from __future__ import annotations
@@ -83,7 +86,7 @@ class LabelSuspects:
         named = "; ".join(f"{each.id} is {each.label!r}, looks like {each.seen!r}" for each in found[:_NAMED])
         return (
             f"{len(found)} of {self.looked_at} images may have a wrong label (confident learning): {named}. Look at "
-            "them with `finetune data inspect DATA --label-suspects --backbone REF`, and correct or remove what is wrong"
+            "them with `finetune data inspect DATA --label-suspects --backbone REF` and correct or remove what is wrong"
         )
 
 
@@ -102,9 +105,9 @@ def label_suspects(
     count_C = targets.truth.sum(axis=0)
     # A lone image of its class is always unseen: whatever the model says of it, it says nothing of its label.
     row_M = np.flatnonzero((targets.truth & (count_C >= 2)).any(axis=1))
-    if len(row_M) < _FEWEST or not 2 <= int((count_C >= 2).sum()):
+    if len(row_M) < _FEWEST or not int((count_C >= 2).sum()) >= 2:
         return None
-    asked = class_targets([examples[row] for row in row_M], "label")
+    asked = class_targets([examples[int(row)] for row in row_M], "label")
     probability_MC = _unseen_probabilities(feature_ND[row_M], asked, seed, on_progress)
     label_M = asked.truth.argmax(axis=1)
     own_M = probability_MC[np.arange(len(label_M)), label_M]
@@ -141,7 +144,9 @@ def _unseen_probabilities(
         learnt, test = np.flatnonzero(fold_N != fold), np.flatnonzero(fold_N == fold)
         learnt = learnt[stratified_sample(targets.strata[learnt], MOST_LEARNT, floor=FOLDS, seed=seed)]
         learnt_ND, test_ND = scaled(feature_ND[learnt], feature_ND[test])
-        score_NC[test] = ridge_scores(learnt_ND, targets.truth[learnt].astype(np.float64), test_ND)
+        # Of truths that are 0 or 1. Far beyond these lie images unlike all others, of which nothing is known: a few
+        # such would make the temperature so high that nothing is confident any more.
+        score_NC[test] = np.clip(ridge_scores(learnt_ND, targets.truth[learnt].astype(np.float64), test_ND), -1, 2)
     on_progress(FOLDS, FOLDS)
     logit_NC = score_NC / fit_temperature(score_NC, targets.truth.argmax(axis=1))
     exponential_NC = np.exp(logit_NC - logit_NC.max(axis=1, keepdims=True))

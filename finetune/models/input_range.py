@@ -99,4 +99,4 @@ def input_range(backbone: Backbone, pixels_BHWC: np.ndarray) -> RangeFinding | N
 
 
 def _far(spread: float, deviation: float) -> bool:
-    return not (1 / FAR <= spread and deviation <= FAR)
+    return not (spread >= 1 / FAR and deviation <= FAR)

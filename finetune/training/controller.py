@@ -267,7 +267,18 @@ class Controller:
         if self._saving.settle():
             self._rotate()
 
+    def _tell_warnings(self) -> None:
+        """What the head says of its predictions; not of the first, when it may well still say the same of everything.
+
+        Unless there is only one."""
+        results = [self._evaluations.get(entry.step) for entry in self._evaluations.sequence()]
+        for result in results[1:] or (results if self._step == self._train.steps else []):
+            for text in result.warnings if result is not None else ():
+                self._progress.warn(text)
+
     def _rotate(self) -> None:
+        if self._evaluated:
+            self._tell_warnings()
         saved, train = self._checkpoints.steps(), self._train
         best = self._evaluations.verdict().best if self._evaluated else None
         evaluated = [step for step in saved if not self._evaluated or self._evaluations.get(step) is not None]
@@ -331,6 +342,7 @@ class Controller:
         seconds = self.seconds
         if not self._evaluated:
             return Outcome(steps=self._step, best_step=self._step, stopped_early=False, seconds=seconds)
+        self._tell_warnings()
         verdict = self._evaluations.verdict()
         if verdict.best is None:
             name = self._train.early_stop.metric

@@ -64,22 +64,24 @@ class SplitEvaluation:
         self._known: KnownCaptions | None = None
         self.captions: list[str] | None = None
         self._warned: set[str] = set()
+        self.warnings: tuple[str, ...] = ()
         self._step = tf.function(self._terms)
 
     def __call__(self, split: SplitData) -> dict[str, Any]:
         """`loss` (mean over weights), means of the loss terms' other metrics, and the head's metrics of predictions,
         of a split with features.
 
-        Warnings of the head go to stderr, once each.
+        What the head warns of is in `warnings` until the next call, and goes to stderr, once each.
         """
-        metrics = self._means(split)
+        metrics: dict[str, Any] = dict(self.means(split))
         metrics |= self._head.evaluate(split.first_view(), split.examples)
         self.captions = metrics.pop("captions", None)
         if self.captions is not None and self._training_captions is not None:
             self._known = self._known or known_captions(self._training_captions())
             metrics["novel_captions"] = novel_share(self.captions, self._known)
         metrics.pop("num_examples", None)  # every result says it beside its metrics
-        for warning in metrics.pop("warnings", ()):
+        self.warnings = tuple(metrics.pop("warnings", ()))
+        for warning in self.warnings:
             if warning not in self._warned:
                 self._warned.add(warning)
                 print(f"warning: {split.name}: {warning}", file=sys.stderr, flush=True)
@@ -98,7 +100,8 @@ class SplitEvaluation:
             return {}
         return extremes(split.examples, self._head.shown(split.first_view(), split.examples))
 
-    def _means(self, split: SplitData) -> dict[str, Any]:
+    def means(self, split: SplitData) -> dict[str, float]:
+        """`loss` and the loss terms' other metrics, over the split's target rows."""
         totals: dict[str, np.ndarray] = {}
         if split.features_NVD is None:
             raise Internal(f"the {split.name} split has no features to evaluate")

@@ -5,7 +5,7 @@ Takes EvalResults. Gives the sequence (step, metric). Next: `finetune.training.b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,7 +24,7 @@ class EvalResult:
     """Metrics of one split at one step: `loss` and what the head adds. None stands for NaN and infinities.
 
     `fitted`: arguments of the head that were fitted to these predictions (`FittedHead`). `extremes`: the worst and the
-    best predicted examples, see `finetune.training.extremes`.
+    best predicted examples, see `finetune.training.extremes`. `warnings`: what the head says of these predictions.
     """
 
     step: int
@@ -33,6 +33,7 @@ class EvalResult:
     metrics: Mapping[str, Any]
     fitted: Mapping[str, Any] = field(default_factory=dict)
     extremes: Mapping[str, Any] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
 
 
 class Evaluations:

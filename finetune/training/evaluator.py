@@ -144,13 +144,15 @@ class Evaluator:
 
     def _result(self, step: int, split: SplitData) -> EvalResult:
         fitted = self._evaluation.fit(split)
+        metrics = self._evaluation(split)
         return EvalResult(
             step=step,
             split="validation",
             num_examples=len(split.examples),
-            metrics=self._evaluation(split),
+            metrics=metrics,
             fitted=fitted,
             extremes=self._evaluation.extremes(split),
+            warnings=self._evaluation.warnings,
         )
 
 

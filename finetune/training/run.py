@@ -177,6 +177,7 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
         start.trainer.begin()
         outcome = _train(job, request, catalog, prepared, start, checkpoints, progress, stop, group)
         progress.update(phase="exporting", step=outcome.steps)
+        _warn_of_outcome(progress, job, prepared, start, checkpoints, outcome)
         _export(job, request, catalog, prepared, start, checkpoints, outcome)
         progress.update(phase="done", eta_seconds=0.0)
 
@@ -295,21 +296,37 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
             f"features: {vectors.cached} from the cache, {vectors.fetched} from the store, {vectors.computed} computed"
         )
     if prepared.bad_records:
-        progress.say(f"warning: {prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
+        progress.warn(f"{prepared.bad_records} bad records were skipped, see prepared/bad_records.json")
     if train.steps * train.update_size < rows:
-        progress.say(
-            f"warning: {train.steps} steps of {train.update_size} rows don't reach every one of {rows} training rows"
-        )
+        progress.warn(f"{train.steps} steps of {train.update_size} rows don't reach every one of {rows} training rows")
     if "validation" not in prepared.splits:
-        progress.say("warning: there is no validation split: nothing is evaluated, and the last step is published")
+        progress.warn("there is no validation split: nothing is evaluated, and the last step is published")
 
 
 def _warn_of_plan(progress: Progress, prepared: Prepared, spec: JobSpec) -> None:
     from finetune.models.heads.head import WarnsOfPlan
 
+    for text in prepared.warnings:
+        progress.warn(text)
     if isinstance(prepared.kind, WarnsOfPlan):
         for text in prepared.kind.plan_warnings(prepared.splits["train"].examples, prepared.arguments, spec):
-            progress.say(f"warning: {text}")
+            progress.warn(text)
+
+
+def _warn_of_outcome(
+    progress: Progress, job: JobFolder, prepared: Prepared, start: Start, checkpoints: Checkpoints, outcome: Outcome
+) -> None:
+    from finetune.training.evaluations import Evaluations
+    from finetune.training.run_warnings import outcome_warnings
+
+    spec = job.request().spec
+    best = Evaluations(job, spec.train).get(outcome.best_step) if "validation" in prepared.splits else None
+    if best is None:
+        return
+    for text in outcome_warnings(
+        spec=spec, prepared=prepared, network=start.network, checkpoints=checkpoints, best=best
+    ):
+        progress.warn(text)
 
 
 def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callable[[EvalResult], None]) -> None:

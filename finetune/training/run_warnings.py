@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
 
 from finetune.data.order import EpochOrder
-from finetune.data.source import ExampleSource
 from finetune.models.network import Network, ThawedNetwork
 from finetune.models.restore import restore
 from finetune.spec import JobSpec
 from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluate import SplitEvaluation
-from finetune.training.inputs import features_of
+from finetune.training.evaluations import EvalResult
 from finetune.training.prepare import Prepared
-from finetune.training.split_data import SplitData
-from zoo.catalog import Catalog
 
 OLD_SHARE = 0.05  # of a moving average that may still be from before the run
-_SEEN_FEATURES, _SEEN_IMAGES = 2000, 256  # training examples that are evaluated to compare with validation
+_SEEN = 2000  # training examples that are evaluated to compare with validation
 _LEAST_GAP = 0.02  # of accuracy
 _LEAST_SHARE = 0.8  # of the loss, where there is no accuracy
 _BY_EXAMPLE = ("captioner", "classifier", "multilabel")  # heads whose loss doesn't depend on who shares a batch
@@ -66,36 +62,18 @@ def better_than_training(
 
 
 def outcome_warnings(
-    *,
-    spec: JobSpec,
-    prepared: Prepared,
-    catalog: Catalog,
-    network: Network,
-    checkpoints: Checkpoints,
-    best_step: int,
-    validation: Mapping[str, float],
+    *, spec: JobSpec, prepared: Prepared, network: Network, checkpoints: Checkpoints, best: EvalResult
 ) -> list[str]:
-    """On the best Checkpoint, whose weights `network` has afterwards. Evaluates a sample of the training split: up to
-    2,000 examples with features, up to 256 where they pass through the backbone."""
-    if spec.head.kind not in _BY_EXAMPLE or "validation" not in prepared.splits:
+    """On the best Checkpoint, whose head `network` has afterwards. Evaluates up to 2,000 training examples as the
+    validation split was. Where the backbone is trained too nothing is compared: that would take as long as an epoch."""
+    split = prepared.splits["train"]
+    if spec.head.kind not in _BY_EXAMPLE or split.features_NVD is None or isinstance(network, ThawedNetwork):
         return []
-    for component, variables in network.groups.items():
-        restore(variables, checkpoints.read_weights(best_step, component)).require_complete(f"Checkpoint's {component}")
-    split = _sample(prepared.splits["train"], thawed=isinstance(network, ThawedNetwork))
-    if isinstance(network, ThawedNetwork):
-        split = split.with_features(_passed(network, split, prepared.source, spec, prepared, catalog))
-    if not len(split.examples):
-        return []
+    weights = checkpoints.read_weights(best.step, "head")
+    restore(network.groups["head"], weights).require_complete("the Checkpoint's head")
+    if len(split.examples) > _SEEN:
+        split = split.subset(np.sort(EpochOrder(len(split.examples), 1).indices(0, 0, _SEEN)))
     means = SplitEvaluation(network.head, batch_size=spec.train.batch_size).means(split)
-    counts = (len(split.examples), len(prepared.splits["validation"].examples))
-    found = better_than_training(means, validation, examples=counts)
+    validation = {name: value for name, value in best.metrics.items() if isinstance(value, int | float)}
+    found = better_than_training(means, validation, examples=(len(split.examples), best.num_examples))
     return [found] if found else []
-
-
-def _sample(split: SplitData, *, thawed: bool) -> SplitData:
-    """Some of the examples, chosen by a fixed order, with their target rows."""
-    most = _SEEN_IMAGES if thawed else _SEEN_FEATURES
-    if len(split.examples) <= most:
-        return split
-    chosen = np.sort(EpochOrder(len(split.examples), 1).indices(0, 0, most))
-    return split.subset(chosen)

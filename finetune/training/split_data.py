@@ -65,6 +65,21 @@ class SplitData:
         """The same split with a feature vector for each of its examples, in their order."""
         return replace(self.without_features(), features_NVD=features_ND[:, None, :])
 
+    def subset(self, places: np.ndarray) -> SplitData:
+        """The examples at these positions with their target rows; the features stay where they are."""
+        row_of = self.row_of[places]
+        kept = np.isin(self.table.image_index, row_of)
+        return replace(
+            self,
+            examples=tuple(self.examples[place] for place in places),
+            row_of=row_of,
+            table=TargetTable(
+                image_index=self.table.image_index[kept],
+                arrays={name: array[kept] for name, array in self.table.arrays.items()},
+            ),
+            source_index=self.source_index[places],
+        )
+
     def first_view(self) -> np.ndarray:
         """float32 [len(examples), D]: of each image itself, no augmentation."""
         if self.features_NVD is None:

@@ -16,6 +16,7 @@ from finetune.data.duplicates import NearDuplicates
 from finetune.data.inspect.captions import CaptionSurvey, survey_captions
 from finetune.data.inspect.images import ImageSurvey, survey_images
 from finetune.data.inspect.labels import LabelSurvey, survey_labels
+from finetune.data.label_suspects import LabelSuspects
 from finetune.data.order import EpochOrder
 from finetune.data.source import BadRecord, ExampleSource
 from finetune.data.sources import data_defaults
@@ -42,7 +43,7 @@ class SplitOutcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Inspection:
-    """`labels`, `captions` are None where the data have none, `near` where nobody asked."""
+    """`labels`, `captions` are None where the data have none, `near` and `suspects` where nobody asked."""
 
     data: str
     num_examples: int
@@ -53,6 +54,7 @@ class Inspection:
     captions: CaptionSurvey | None
     splits: tuple[SplitOutcome, ...]
     near: NearDuplicates | None = None
+    suspects: LabelSuspects | None = None
 
     def problems(self) -> Iterator[str]:
         """What somebody should look at, the worst first, a line each."""
@@ -87,6 +89,12 @@ class Inspection:
                 yield f"by {outcome.rule}, {outcome.copies} image(s) of validation or test are copies of earlier ones"
         if self.near and (warning := self.near.warning()):
             yield warning
+        if self.suspects and self.suspects.striking:
+            striking = self.suspects.striking
+            yield (
+                f"{len(striking)} of {self.suspects.looked_at} images may have a wrong label, such as "
+                f"{striking[0].id}, which looks like {striking[0].seen!r}"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -103,6 +111,7 @@ class Inspection:
             "captions": self.captions.to_json() if self.captions else None,
             "splits": [asdict(outcome) for outcome in self.splits],
             "near_duplicates": self.near.to_json() if self.near else None,
+            "label_suspects": self.suspects.to_json() if self.suspects else None,
         }
 
 

@@ -14,6 +14,7 @@ from finetune.data.inspect.images import SIDES
 from finetune.data.inspect.inspection import Inspection
 
 _THUMBNAIL = 160  # pixels a side
+_SUSPECTS = 100
 _ROWS = 500  # of a table
 # Nothing may be fetched, whatever a class or a caption is called.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -132,6 +133,12 @@ def _doubles(found: Inspection) -> Iterator[str]:
                 (f"{pair.similarity:.4f}", f"{pair.first} ({pair.first_part})", f"{pair.second} ({pair.second_part})")
                 for pair in found.near.worst
             ],
+        )
+    if found.suspects:
+        yield f"<h2>Label suspects: {len(found.suspects.suspects)} of {found.suspects.looked_at} images</h2>"
+        yield _table(
+            ["margin", "image", "label", "looks like"],
+            [(f"{each.margin:.2f}", each.id, each.label, each.seen) for each in found.suspects.suspects[:_SUSPECTS]],
         )
 
 

@@ -11,10 +11,12 @@ from finetune.data.inspect.captions import CaptionSurvey
 from finetune.data.inspect.images import SIDES, ImageSurvey, Range
 from finetune.data.inspect.inspection import Inspection, SplitOutcome
 from finetune.data.inspect.labels import LabelSurvey
+from finetune.data.label_suspects import LabelSuspects
 
 _BAR = 30
 _CLASSES = 40  # that are listed
 _NAMED = 10
+_SUSPECTS = 40
 
 
 def text_lines(found: Inspection) -> Iterator[str]:
@@ -48,6 +50,20 @@ def text_lines(found: Inspection) -> Iterator[str]:
         yield f"near duplicates (cosine of features ≥ {found.near.threshold:g}): {found.near.pairs} pairs"
         for pair in found.near.worst:
             yield (f"  {pair.similarity:.4f}  {pair.first} ({pair.first_part})  {pair.second} ({pair.second_part})")
+    if found.suspects:
+        yield ""
+        yield from _suspects(found.suspects)
+
+
+def _suspects(found: LabelSuspects) -> Iterator[str]:
+    yield (
+        f"label suspects (confident learning): {len(found.suspects)} of {found.looked_at} images, by a model that "
+        f"agrees with {found.accuracy:.0%} of the labels"
+    )
+    for each in found.suspects[:_SUSPECTS]:
+        yield f"  {each.margin:.2f}  {each.id}: labelled {each.label!r}, looks like {each.seen!r}"
+    if len(found.suspects) > _SUSPECTS:
+        yield f"  and {len(found.suspects) - _SUSPECTS} more, less suspicious (--format json lists them)"
 
 
 def _images(images: ImageSurvey, total: int) -> Iterator[str]:

@@ -130,10 +130,21 @@ class ClassifierLayer(DenseLayer):
             sure_N = served_N >= self.abstain_below
             metrics["coverage"] = float(sure_N.mean())
             metrics["covered_accuracy"] = float(right_N[sure_N].mean()) if sure_N.any() else None
+        metrics["warnings"] = self._warnings(logit_NC.argmax(axis=1), label_N, names)
+        return metrics
+
+    def _warnings(self, said_N: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> list[str]:
+        found = []
+        if len(np.unique(said_N)) == 1 and len(np.unique(label_N)) > 1:
+            found.append(
+                f"every image is said to be {names[int(said_N[0])]!r:.80}, whatever it shows: lower "
+                "train.optimizer.learning_rate, look at the class sizes, or see with --overfit-batch whether it can "
+                "learn at all"
+            )
         if self._unreached:
             share = self._arguments.abstain_precision
-            metrics["warnings"] = [f"no confidence is right {share:.0%} of the time: no abstain threshold is stored"]
-        return metrics
+            found.append(f"no confidence is right {share:.0%} of the time: no abstain threshold is stored")
+        return found
 
     def shown(self, features: np.ndarray, examples: Sequence[Example]) -> list[Shown]:
         """See `ShowsPredictions`: by the probability of the true class."""

@@ -23,6 +23,8 @@ from finetune.models.heads.head import LossTerms
 if TYPE_CHECKING:
     from finetune.models.heads.embedding import EmbeddingArguments
 
+_COLLAPSED = 0.999  # length of the vectors' mean
+
 
 class EmbeddingLayer(DenseLayer):
     """`[B, D]` → `[B, dim]`. Tensor names: `hidden_<i>/{kernel,bias}`, `embedding/{kernel,bias}`; with the ArcFace loss
@@ -91,7 +93,14 @@ class EmbeddingLayer(DenseLayer):
         images, of whatever classes. Raises InvalidLabels."""
         require_labels(examples)
         unit_ND = self.outputs_of(features, self.embeddings)
-        return retrieval_metrics(unit_ND, [str(example.label) for example in examples])
+        metrics = retrieval_metrics(unit_ND, [str(example.label) for example in examples])
+        # The length of the mean of unit vectors: 1 where they all point the same way.
+        if len(examples) > 1 and float(np.linalg.norm(unit_ND.mean(axis=0))) > _COLLAPSED:
+            metrics["warnings"] = [
+                "every image has nearly the same vector, whatever it shows: lower train.optimizer.learning_rate, raise "
+                "train.batch_size or head.arguments.contrastive_temperature"
+            ]
+        return metrics
 
 
 def contrastive_loss(

@@ -79,8 +79,16 @@ class MultilabelLayer(DenseLayer):
     def evaluate(self, features: np.ndarray, examples: Sequence[Example]) -> dict[str, Any]:
         """map, macro_f1, micro_f1, exact, per_class (`finetune.metrics.labels`) of features float32 `[N, D]`, at the
         head's thresholds. Raises InvalidLabels."""
-        truth_NC = truth_rows(examples, self.classes)
-        return label_metrics(self._scores(features), truth_NC, self.classes, self.thresholds)
+        truth_NC, score_NC = truth_rows(examples, self.classes), self._scores(features)
+        metrics = label_metrics(score_NC, truth_NC, self.classes, self.thresholds)
+        said_NC = score_NC >= np.asarray(self.thresholds)
+        if len(np.unique(said_NC, axis=0)) == 1 and len(np.unique(truth_NC, axis=0)) > 1:
+            said = ", ".join(self.classes[place] for place in np.flatnonzero(said_NC[0])) or "nothing"
+            metrics["warnings"] = [
+                f"every image is said to show {said:.200}, whatever it shows: lower train.optimizer.learning_rate, set "
+                "head.arguments.positive_weights=balanced, or see with --overfit-batch whether it can learn at all"
+            ]
+        return metrics
 
     def shown(self, features: np.ndarray, examples: Sequence[Example]) -> list[Shown]:
         """See `ShowsPredictions`."""
