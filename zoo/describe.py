@@ -51,6 +51,7 @@ def _lineage(lineage: Lineage) -> dict[str, Any]:
         "job": lineage.job,
         "source": lineage.source.model_dump(mode="json") if lineage.source else None,
         "tensors": {fate: fates[fate] for fate in get_args(Fate)},
+        "moved": dict(sorted(lineage.moved.items())),
     }
 
 

@@ -86,6 +86,11 @@ class VersionDiff:
         }
 
 
+def relative_norm(before: np.ndarray, now: np.ndarray) -> float | None:
+    """‖now − before‖ / ‖before‖ (Frobenius) of two arrays of one shape; None where `ChangedTensor` has None."""
+    return _distance(before.reshape(-1), now.reshape(-1))[0] if before.shape == now.shape else None
+
+
 def diff(
     catalog: Catalog,
     a: ModelVersion,

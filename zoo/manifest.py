@@ -115,13 +115,23 @@ class Source(_Value):
 
 
 class Lineage(_Value):
-    """`parent` is `name@version`; `tensors` gives the fate of every tensor, by `component/tensor name`."""
+    """`parent` is `name@version`; `tensors` gives the fate of every tensor, by `component/tensor name`. `moved`: of the
+    trained ones that began with weights of another version, how far they are from there, ‖now − then‖ / ‖then‖."""
 
     parent: str | None = None
     parent_digest: Digest | None = None
     job: str | None = None
     source: Source | None = None
     tensors: dict[str, Fate] = {}
+    moved: dict[str, float] = {}
+
+    @model_serializer(mode="wrap")
+    def _without_what_did_not_move(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # Left out rather than empty, so that manifests from before there was this key keep their bytes.
+        value: dict[str, Any] = handler(self)
+        if not self.moved:
+            value.pop("moved", None)
+        return value
 
 
 class Manifest(_Value):

@@ -10,6 +10,7 @@ chief, at its end) and `finish` (the supervisor).
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,6 +24,7 @@ from finetune.models.heads.head import Assets
 from zoo.architectures import architecture_facts
 from zoo.atomic_file import replaced_file
 from zoo.catalog import Catalog, ModelVersion, Published
+from zoo.diff import relative_norm
 from zoo.errors import DataLoss, FailedPrecondition, NotFound
 from zoo.file_hash import hash_file
 from zoo.manifest import Asset, Component, Fate, Head, Lineage, Manifest, VocabularyFacts
@@ -102,9 +104,11 @@ def export_child(
         raise NotFound(f"{parent.reference} has no backbone component")
     own: dict[str, str] = {}
     fates: dict[str, Fate]
+    moved = _moved("head", _started_head(catalog, initial), weights)
     if backbone_weights:
         stored = dict(read_safetensors(catalog.open_component(parent, "backbone")))
         fates = _trained_backbone(stored, backbone_weights)
+        moved |= _moved("backbone", stored, backbone_weights)
         write_safetensors(folder.export / _BACKBONE_FILE, stored | dict(backbone_weights))
         backbone = Component.of("backbone", hash_file(folder.export / _BACKBONE_FILE), num_tensors=len(stored))
         own = {backbone.digest: _BACKBONE_FILE}
@@ -127,6 +131,7 @@ def export_child(
             parent_digest=parent.digest,
             job=request.job,
             tensors={f"backbone/{name}": fate for name, fate in fates.items()} | _head_fates(weights, initial),
+            moved=moved,
         ),
         metrics={split: dict(values) for split, values in facts.metrics.items()},
         spec=request.spec.without_debug().to_json(),
@@ -219,6 +224,28 @@ def _trained_backbone(stored: Mapping[str, np.ndarray], weights: Mapping[str, np
         name: "trained" if name in weights and not np.array_equal(weights[name], value) else "frozen"
         for name, value in stored.items()
     }
+
+
+def _moved(component: str, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """See `Lineage.moved`; six digits say enough. Tensors that were zeros have no relative distance and are left out,
+    as are those of another shape than before (another number of classes)."""
+    return {
+        f"{component}/{name}": float(f"{distance:.6g}")
+        for name, value in now.items()
+        if name in before and (distance := relative_norm(before[name], value))
+    }
+
+
+def _started_head(catalog: Catalog, initial: Initial) -> dict[str, np.ndarray]:
+    """The head that training began with; empty where it was fresh."""
+    if initial.start is None:
+        return {}
+    try:
+        start = catalog.get(initial.start)
+    except NotFound as error:  # deleted meanwhile: what was trained is published all the same
+        print(f"warning: how far the head moved is not known: {error.message}", file=sys.stderr, flush=True)
+        return {}
+    return dict(read_safetensors(catalog.open_component(start, "head")))
 
 
 def _head_fates(weights: Mapping[str, np.ndarray], initial: Initial) -> dict[str, Fate]:

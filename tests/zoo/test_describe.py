@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 from tests.zoo.samples import new_catalog, version
+from zoo.cli.look import moved_text
 from zoo.describe import describe, describe_event, rfc3339
 from zoo.input_spec import InputSpec
 from zoo.manifest import Architecture, Lineage
@@ -59,6 +60,7 @@ def test_every_promised_field(tmp_path: Path) -> None:
             "job": "job-1",
             "source": {"kind": "tfjs", "location": "folder", "digest": None},
             "tensors": {"restored": 0, "renamed": 0, "frozen": 2, "trained": 0, "fresh": 1},
+            "moved": {},
         },
         "metrics": {"validation": {"bleu_4": 0.15}},
         "created": rfc3339(published.created),
@@ -103,3 +105,16 @@ def test_times_are_utc() -> None:
     assert rfc3339(datetime(2026, 2, 3, 4, 5, 6, 789012, tzinfo=UTC)) == "2026-02-03T04:05:06.789012Z"
     east = timezone(timedelta(hours=2))
     assert rfc3339(datetime(2026, 2, 3, 4, 5, 6, tzinfo=east)) == "2026-02-03T02:05:06.000000Z"
+
+
+def test_what_moved_is_said_in_a_line() -> None:
+    moved = {
+        "backbone/top/kernel": 0.25,
+        "backbone/top/beta": 0.5,
+        "backbone/a": 0.001,
+        "backbone/b": 0.001,
+        "c": 0.002,
+    }
+    said = "5 tensors, by 0.2 % in the middle, most backbone/top/beta 50 %, backbone/top/kernel 25 %, c 0.2 %"
+    assert moved_text(moved) == said
+    assert moved_text({}) == ""

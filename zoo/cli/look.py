@@ -80,6 +80,7 @@ def print_version(model: dict[str, Any]) -> None:
             ("job", lineage["job"]),
             ("source", f"{source['kind']}: {source['location']}" if source else None),
             ("tensors", fates_text(lineage["tensors"]) or None),
+            ("moved", moved_text(lineage.get("moved") or {}) or None),
             *((f"metrics {split}", _metrics(values)) for split, values in sorted(model["metrics"].items())),
             ("created", model["created"]),
         ]
@@ -93,6 +94,16 @@ def _first(names: list[str], limit: int = 5) -> str:
 def fates_text(counts: dict[str, int]) -> str:
     """Sorted, as everything from an object is: the order of an object's keys doesn't survive a server."""
     return ", ".join(f"{count} {fate}" for fate, count in sorted(counts.items()) if count)
+
+
+def moved_text(moved: dict[str, float], limit: int = 3) -> str:
+    """How far trained tensors are from where they began: the middle one, and those that went furthest."""
+    if not moved:
+        return ""
+    furthest = sorted(moved.items(), key=lambda entry: (-entry[1], entry[0]))
+    middle = furthest[len(furthest) // 2][1]
+    most = ", ".join(f"{name} {100 * share:.3g} %" for name, share in furthest[:limit])
+    return f"{len(moved)} tensors, by {100 * middle:.3g} % in the middle, most {most}"
 
 
 def _metrics(values: dict[str, Any]) -> str:

@@ -56,7 +56,9 @@ def job(root: Path, name: str = "j1") -> JobFolder:
     return JobFolder.create(root, job=name, spec=spec, store_url="memory://test")
 
 
-def export(folder: JobFolder, catalog: Catalog, parent: ModelVersion, *, start: str | None = None) -> None:
+def export(
+    folder: JobFolder, catalog: Catalog, parent: ModelVersion, *, start: str | None = None, backbone: Any = None
+) -> None:
     export_child(
         folder=folder,
         request=folder.request(),
@@ -65,6 +67,7 @@ def export(folder: JobFolder, catalog: Catalog, parent: ModelVersion, *, start: 
         assets=ASSETS,
         head=Head(kind="captioner", arguments={"units": 2}),
         weights=WEIGHTS,
+        backbone_weights=backbone,
         initial=Initial(start=start, digests=tensor_digests(FIRST), report={"restored": ["backbone/x"]}),
         facts=RunFacts(
             steps=60,
@@ -111,6 +114,41 @@ def test_a_head_tensor_that_stayed_as_it_was_restored_says_so(
     export(folder, catalog, parent, start="other@2")
     finish(catalog, folder)
     assert catalog.get("child").manifest.lineage.tensors["head/output/bias"] == "restored"
+
+
+def test_lineage_says_how_far_each_trained_tensor_moved(
+    tmp_path: Path, catalog: Catalog, parent: ModelVersion, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the parent's backbone, and from the head that training began with where there was one."""
+    export(job(tmp_path / "first"), catalog, parent)
+    finish(catalog, JobFolder(tmp_path / "first"))
+    assert catalog.get("child").manifest.lineage.moved == {}
+    assert "moved" not in catalog.get("child").manifest.model_dump(mode="json")["lineage"]
+
+    before = tiny_tensors()
+    trained = {
+        "top/kernel": before["top/kernel"] * np.float32(1.25),
+        "top/beta": before["top/beta"],  # behind the cut, and not moved by a bit
+        "top/moving_mean": before["top/moving_mean"] + np.float32(1.0),
+    }
+    export(job(tmp_path / "second", "j2"), catalog, parent, start="child@1", backbone=trained)
+    finish(catalog, JobFolder(tmp_path / "second"))
+    lineage = catalog.get("child").manifest.lineage
+    mean = before["top/moving_mean"].astype(np.float64)
+    assert lineage.moved == pytest.approx(
+        {
+            "backbone/top/kernel": 0.25,
+            "backbone/top/moving_mean": np.sqrt(mean.size) / np.linalg.norm(mean),
+        },
+        rel=1e-5,
+    )
+    assert {name for name, fate in lineage.tensors.items() if fate == "trained"} == {
+        *lineage.moved,
+        "head/output/kernel",
+    }
+
+    export(job(tmp_path / "third", "j3"), catalog, parent, start="gone@1")
+    assert "how far the head moved is not known" in capsys.readouterr().err
 
 
 def test_the_result_is_what_the_command_promises(tmp_path: Path, catalog: Catalog, parent: ModelVersion) -> None:
