@@ -212,21 +212,25 @@ class TrainConfig(_Part):
 
 
 class StrategyConfig(_Part):
-    """Which processes train together. `train.batch_size` is that of one update, whoever computes it: all-reduce workers
-    share it out (each takes a stride of its rows), parameter-server workers each compute whole batches."""
+    """Who trains together. `train.batch_size` is that of one update, whoever computes it: the devices of `mirrored` and
+    the workers of `all-reduce` share it out, the workers of `parameter-server` each compute whole batches. See
+    docs/distributed.md."""
 
-    kind: Literal["one-device", "all-reduce", "parameter-server"] = "one-device"
-    workers: Annotated[int, Field(ge=1, le=256)] = 1  # all-reduce: the chief is one of them; parameter-server: it isn't
+    kind: Literal["one-device", "mirrored", "all-reduce", "parameter-server"] = "one-device"
+    # mirrored: devices of one machine (1: every GPU that it has); all-reduce: processes, the chief among them;
+    # parameter-server: processes beside the chief
+    workers: Annotated[int, Field(ge=1, le=256)] = 1
     ps: Annotated[int, Field(ge=0, le=64)] = 0  # parameter servers
 
     @property
-    def is_distributed(self) -> bool:
-        return self.kind != "one-device"
+    def has_peers(self) -> bool:
+        """Whether other processes train beside the chief."""
+        return self.kind in ("all-reduce", "parameter-server")
 
     @model_validator(mode="after")
     def _fits(self) -> StrategyConfig:
         if self.kind == "one-device" and self.workers != 1:
-            raise ValueError("one-device has 1 worker; several need all-reduce or parameter-server")
+            raise ValueError("one-device has 1 worker; several need mirrored, all-reduce or parameter-server")
         if self.kind == "parameter-server" and self.ps < 1:
             raise ValueError("parameter-server needs ps of at least 1")
         if self.kind != "parameter-server" and self.ps:
@@ -300,6 +304,7 @@ class JobSpec(_Part):
             raise InvalidSpec(
                 "train.on_nan=rollback: the workers of all-reduce don't go back together; leave it at stop"
             )
+        _check_debug(spec)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
             if reference is not None:
@@ -320,7 +325,7 @@ class JobSpec(_Part):
             for name in () if self.recipe in _LATER_RECIPES else names:
                 if place[name] == plain[name]:
                     del place[name]
-        if not self.strategy.is_distributed:
+        if self.strategy.kind == "one-device":
             value["strategy"] = {"kind": self.strategy.kind}
         return value
 
@@ -340,7 +345,7 @@ def _check_stages(spec: JobSpec) -> None:
             f"model.train_from is {spec.model.train_from!r}, but the last of train.stages trains from "
             f"{stages[-1].train_from!r}: leave model.train_from out"
         )
-    if spec.strategy.is_distributed:
+    if spec.strategy.has_peers:
         raise InvalidSpec(
             f"train.stages: a {spec.strategy.kind} group can't change what it trains in the midst of a job",
             hint="a job a stage: the next one with --backbone and --from the version before",
@@ -384,7 +389,7 @@ def _check_penalties(spec: JobSpec) -> None:
             f"weight_decay={optimizer.weight_decay} pulls the same weights to zero: choose one",
             hint="--set train.optimizer.weight_decay=0; the head's own decay is l2_sp.beta",
         )
-    if spec.model.batch_norm == "train" and spec.strategy.is_distributed:
+    if spec.model.batch_norm == "train" and spec.strategy.kind != "one-device":
         raise InvalidSpec("model.batch_norm=train: every replica would have averages of its own; use one-device")
     if spec.model.train_from != "none":
         return
@@ -435,6 +440,23 @@ def _check_input(spec: JobSpec) -> None:
         raise InvalidSpec(
             f"data.features is {data.features}: no features are kept where the backbone is trained too",
             hint="--set data.features=float32",
+        )
+
+
+def _check_debug(spec: JobSpec) -> None:
+    """Raises InvalidSpec where `debug` asks for looks at a step that no single process does."""
+    debug = spec.debug
+    asked = {
+        "print": bool(debug.print),
+        "check_numerics": debug.check_numerics,
+        "overfit_batch": debug.overfit_batch,
+        "profile": debug.profile is not None,
+    }
+    if spec.strategy.has_peers and any(asked.values()):
+        names = ", ".join(f"debug.{name}" for name, given in asked.items() if given)
+        raise InvalidSpec(
+            f"{names}: with {spec.strategy.kind} no process sees a whole step, only its share of a batch or nothing",
+            hint="look at the same spec with --strategy one-device; its batches are the same",
         )
 
 

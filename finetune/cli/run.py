@@ -33,8 +33,12 @@ Name = Annotated[str | None, typer.Option("--name", help="model to publish to")]
 RecipeName = Annotated[str | None, typer.Option("--recipe", help="see `finetune recipes`")]
 Settings = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="any key of the spec")]
 StartFrom = Annotated[str | None, typer.Option("--from", metavar="REF", help="start from its weights, head included")]
-Strategy = Annotated[str | None, typer.Option("--strategy", help="one-device | all-reduce | parameter-server")]
-Workers = Annotated[int | None, typer.Option("--workers", metavar="N", help="processes that train together")]
+Strategy = Annotated[
+    str | None, typer.Option("--strategy", help="one-device | mirrored | all-reduce | parameter-server")
+]
+Workers = Annotated[
+    int | None, typer.Option("--workers", metavar="N", help="processes (mirrored: devices) that train together")
+]
 Servers = Annotated[int | None, typer.Option("--ps", metavar="N", help="parameter servers")]
 DebugPrint = Annotated[
     list[str] | None,

@@ -23,27 +23,33 @@ _AHEAD = 4  # batches
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """`batch_size`: of the whole group, i.e. of one update."""
+    """`batch_size`: of the whole group, i.e. of one update. A process whose devices take a piece each has the pieces of
+    `pieces` workers, from number `worker` on."""
 
     batch_size: int
     worker: int = 0
     num_workers: int = 1
+    pieces: int = 1
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or not 0 <= self.worker < self.num_workers:
+        if self.batch_size < 1 or not 0 <= self.worker <= self.num_workers - self.pieces or self.pieces < 1:
             raise InvalidArgument(
                 f"worker {self.worker} of {self.num_workers} has no share of batches of {self.batch_size}"
             )
 
     @property
     def rows(self) -> int:
-        """Of this worker's batches, those of weight 0 included."""
+        """Of this process' batches, those of weight 0 included."""
+        return self.pieces * self._piece
+
+    @property
+    def _piece(self) -> int:
         return -(-self.batch_size // self.num_workers)
 
     @property
     def first(self) -> int:
         """Where in a batch the piece begins; a piece behind its end has no rows of its own, only the last one again."""
-        return self.worker * self.rows
+        return self.worker * self._piece
 
     @property
     def weight_R(self) -> np.ndarray:

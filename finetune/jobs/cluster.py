@@ -44,17 +44,18 @@ class PeerLost(Unavailable):
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """`host:port` of each process. `here`: this machine's supervisor starts the workers and ps too; otherwise only the
-    chief, and the others are started by hand (`finetune worker`)."""
+    chief, and the others are started by hand (`finetune worker`). `join_seconds`: within which all have to be there."""
 
     chief: str
     workers: tuple[str, ...] = ()  # all-reduce: beside the chief, which works too
     ps: tuple[str, ...] = ()
     here: bool = True
+    join_seconds: float = 300.0
 
     @classmethod
     def local(cls, strategy: StrategyConfig) -> Cluster | None:
-        """On free ports of this machine; None for one device."""
-        if not strategy.is_distributed:
+        """On free ports of this machine; None for a process alone."""
+        if not strategy.has_peers:
             return None
         num_workers = strategy.workers - 1 if strategy.kind == "all-reduce" else strategy.workers
         ports = [f"localhost:{port}" for port in free_ports(1 + num_workers + strategy.ps)]
@@ -104,9 +105,9 @@ class Cluster:
         if value is None:
             return None
         try:
-            return cls(chief=value["chief"], workers=tuple(value["workers"]), ps=tuple(value["ps"]), here=value["here"])
+            return cls(**(value | {"workers": tuple(value["workers"]), "ps": tuple(value["ps"])}))
         except (LookupError, TypeError) as error:
-            raise DamagedJobFile(f"{folder / CLUSTER_FILE} lacks {error}") from None
+            raise DamagedJobFile(f"{folder / CLUSTER_FILE} is no cluster: {error}") from None
 
     def write(self, folder: Path) -> None:
         write_json(folder / CLUSTER_FILE, self.__dict__)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,10 @@ class JobFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    def checkpoint_steps(self) -> list[int]:
+        """The steps of all complete Checkpoints, rising."""
+        return checkpoint_steps(self.checkpoints)
 
     @property
     def checkpoints_done_path(self) -> Path:
@@ -195,6 +200,15 @@ class JobFolder:
 
     def read_result(self) -> dict[str, Any] | None:
         return read_json(self.result_path)
+
+
+def checkpoint_steps(checkpoints: Path) -> list[int]:
+    """See `JobFolder.checkpoint_steps`: a folder that has a step's name is complete."""
+    try:
+        names = [path.name for path in checkpoints.iterdir()]
+    except FileNotFoundError:
+        return []
+    return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
 
 
 def spec_differences(old: JobSpec, new: JobSpec) -> list[str]:

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from finetune.jobs.cluster import Cluster
 from finetune.jobs.exit_codes import EXIT_DONE, EXIT_PEER_LOST
@@ -22,6 +23,7 @@ from finetune.jobs.launcher import RoleProcess
 from finetune.spec import StrategyConfig
 
 _WORKER_RESTARTS = 3  # of one parameter-server worker, within one start of the group
+_PASSING = ("PortTaken", "PeersMissing")
 _CAUSE_SECONDS = 5.0  # a process that says that it lost another one: so long the other has to show
 
 
@@ -74,6 +76,11 @@ class Peers:
             if code not in (None, EXIT_DONE, EXIT_PEER_LOST):
                 return role, int(code or 0)
         return None
+
+    def may_pass(self, error: Mapping[str, Any] | None) -> bool:
+        """Whether what a process says of its failure may go better on another start: on ports that are free then, or on
+        a machine with less to do. Where addresses were given by hand, somebody has to see to it."""
+        return self._placed is None and error is not None and error.get("reason") in _PASSING
 
     def _again(self, role: str) -> bool:
         if self._strategy.kind != "parameter-server" or not role.startswith("worker"):

@@ -22,11 +22,12 @@ from finetune.jobs.exit_codes import EXIT_DONE, EXIT_FAILED, EXIT_INTERRUPTED, E
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobEvent, JobHeld, JobState, StaleFence, StateChanged
 from finetune.jobs.launcher import Launch, RoleProcess, launch, stop_all
+from finetune.jobs.lease import Lease
 from finetune.jobs.mirroring import FolderCare, LocalFolder, Mirroring, MirrorPace
 from finetune.jobs.owner import Owner
 from finetune.jobs.peers import Peers, in_order
 from finetune.jobs.placed import PlacedNews
-from finetune.jobs.queue import HEARTBEAT_SECONDS, LEASE_SECONDS, JobQueue, QueueUnavailable
+from finetune.jobs.queue import HEARTBEAT_SECONDS, JobQueue, QueueUnavailable
 from finetune.jobs.store_lease import ClaimedElsewhere
 from finetune.jobs.tables import data_home
 from zoo.catalog import Catalog, open_catalog
@@ -135,6 +136,7 @@ class _Run:
         self.processes: dict[str, RoleProcess] = {}
         self._peers = Peers(job.spec.strategy, placed)
         self.evaluator_crashes = 0
+        self._began_at = -1  # the step of the newest Checkpoint
         self._folder: JobFolder | None = None  # once it is made
         self._placed: PlacedNews | None = None
         self.shown: Mapping[str, Any] = job.progress or {}
@@ -143,7 +145,7 @@ class _Run:
         self._told: dict[int, int] = {}  # the chief's process → how many of its news
         self._on_event = on_event
         self._cursor = 0
-        self._lease = _Lease(queue, job, patience.heartbeat)
+        self._lease = Lease(queue, job, patience.heartbeat)
         self._care: FolderCare = LocalFolder()
 
     def to_its_end(self) -> Job:
@@ -204,6 +206,7 @@ class _Run:
     def _train(self, folder: JobFolder) -> Job | None:
         """None when the chief has exported; otherwise the job as it is now."""
         folder.error_path.unlink(missing_ok=True)
+        self._began_at = self._newest_step()
         for role in (CHIEF, *self._peers.gather(folder)):
             self._launch(role, folder)
         self._move(JobState.RUNNING)
@@ -288,7 +291,7 @@ class _Run:
         """A worker of a parameter server is started again; the end of any other ends the group, which starts again."""
         while (ended := self._peers.ended(self.processes)) is not None:
             error = folder.read_error()
-            if ended.code == EXIT_FAILED and error is not None:
+            if ended.code == EXIT_FAILED and error is not None and not self._peers.may_pass(error):
                 return self._failed(error)
             if not ended.again:
                 self.job = self.queue.note(
@@ -313,7 +316,7 @@ class _Run:
         if code == EXIT_INTERRUPTED:
             return self._end(JobState.QUEUED, message="the chief was interrupted")
         error = folder.read_error()
-        if code == EXIT_FAILED and error is not None:
+        if code == EXIT_FAILED and error is not None and not self._peers.may_pass(error):
             return self._failed(error)
         return self._crashed(_crash(*(cause or (CHIEF, code)), folder))
 
@@ -347,13 +350,17 @@ class _Run:
         return self._end(JobState.SUCCEEDED, result=dict(result), message=str(result.get("reference")))
 
     def _crashed(self, crash: RoleCrashed) -> Job:
+        """Again after a pause, or failed: what counts are crashes in a row without a new Checkpoint between them."""
         delays = self.patience.backoff_seconds
-        if self.job.failures >= len(delays):
+        failures = 0 if self._newest_step() > self._began_at else self.job.failures
+        if failures >= len(delays):
             return self._failed(crash.to_dict())
-        not_before = self.queue.now().timestamp() + delays[self.job.failures]
-        return self._move(
-            JobState.BACKOFF, failures=self.job.failures + 1, not_before=not_before, message=crash.message
-        )
+        not_before = self.queue.now().timestamp() + delays[failures]
+        return self._move(JobState.BACKOFF, failures=failures + 1, not_before=not_before, message=crash.message)
+
+    def _newest_step(self) -> int:
+        """Of the job's Checkpoints; -1 without one."""
+        return max(self._folder.checkpoint_steps(), default=-1) if self._folder is not None else -1
 
     def _failed(self, error: Mapping[str, Any]) -> Job:
         self._stop(grace=self.patience.stop_grace)
@@ -393,48 +400,6 @@ class _Run:
         for event in self.queue.events(self.job.id, after=self._cursor):
             self._cursor = event.cursor
             self._on_event(event)
-
-
-class _Lease:
-    """Heartbeats from a thread of their own, since publishing may take minutes."""
-
-    def __init__(self, queue: JobQueue, job: Job, every: float) -> None:
-        self._queue = queue
-        self._job = job
-        self._every = every
-        self._ended = threading.Event()
-        self._renewed = time.monotonic()
-        self._lost: str | None = None
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def check(self) -> None:
-        """Raises StaleFence when the lease is lost, or may be: then others may already run the job."""
-        if self._lost is None and time.monotonic() - self._renewed > LEASE_SECONDS:
-            self._lost = f"no heartbeat went through for {LEASE_SECONDS:.0f} s"
-        if self._lost is not None:
-            raise StaleFence(f"the lease of job {self._job.id} is lost: {self._lost}", job=self._job.id)
-
-    def _beat(self) -> None:
-        while not self._ended.wait(self._every):
-            begun = time.monotonic()
-            try:
-                self._queue.heartbeat(self._job)
-            except StaleFence as error:
-                self._lost = error.message
-                return
-            except StateChanged:  # the job has just ended; the main thread knows, or will when it writes
-                return
-            except QueueUnavailable as error:  # tried again until the lease has run out
-                print(f"warning: no heartbeat: {error.message}", file=sys.stderr)
-                continue
-            self._renewed = begun
 
 
 def _ended(code: int) -> str:

@@ -199,7 +199,7 @@ def _run(role: str, folder: JobFolder, tf_config: str) -> int:
         code = run.run_server(folder, role=role, cluster=cluster)
     else:
         code = run.run_worker(folder, request.store_url, role=role, cluster=cluster)
-    if request.spec.strategy.is_distributed and role != EVALUATOR:
+    if request.spec.strategy.has_peers and role != EVALUATOR:
         _leave(code)
     return code
 

@@ -20,15 +20,13 @@ from finetune.training.strategies import peers_watched
 from finetune.training.trainer import Stretch, Trainer
 from zoo.errors import FailedPrecondition
 
-_SEED_STRIDE = 1_000_003  # between the random generators of two replicas
-
 
 class UnequalStart(FailedPrecondition):
     """The processes of a group would go on from different Checkpoints."""
 
 
 class AllReduceTrainer(Trainer):
-    """`replica`: 0 for the chief. Only the chief's `run` is called by a Controller; the others `follow`."""
+    """`worker`: 0 for the chief. Only the chief's `run` is called by a Controller; the others `follow`."""
 
     def __init__(
         self,
@@ -36,28 +34,24 @@ class AllReduceTrainer(Trainer):
         network: Network,
         config: TrainConfig,
         strategy: tf.distribute.Strategy,
-        replica: int,
+        worker: int,
+        pieces: int = 1,
         footing: Footing | None = None,
     ) -> None:
-        super().__init__(network=network, config=config, strategy=strategy, footing=footing)
-        self._replica = replica
+        super().__init__(network=network, config=config, strategy=strategy, pieces=pieces, footing=footing)
+        self._worker = worker
         self._sum = tf.function(self._summed)
 
     def begin(self) -> None:
-        """To be called on every process when its variables are set, and before the first step.
-
-        Replicas draw different random numbers: with the same ones a dropped unit would be dropped for a whole batch.
-        Raises UnequalStart, PeerLost.
-        """
+        """On every process. Raises UnequalStart, PeerLost."""
         step = int(self.global_step.numpy())
         with peers_watched():
             chiefs = self._agree(step)
         if chiefs != step:
             raise UnequalStart(
-                f"replica {self._replica} is at step {step}, the chief at step {chiefs}: is the job's folder shared?"
+                f"worker {self._worker} is at step {step}, the chief at step {chiefs}: is the job's folder shared?"
             )
-        for state in self.variables["seeds"].values():
-            state.assign(state.value + tf.constant([self._replica * _SEED_STRIDE, 0], state.value.dtype))
+        self._part_seeds(first=self._worker * self._pieces)
 
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """As Trainer.run, in step with the other processes. Raises PeerLost too."""
@@ -83,11 +77,14 @@ class AllReduceTrainer(Trainer):
 
     def _agree(self, number: int) -> int:
         """The chief's number, on every process."""
-        return int(self._sum(tf.constant(number if self._replica == 0 else 0, tf.int64)))
+        return int(self._sum(tf.constant(number, tf.int64)))
 
     def _summed(self, number: tf.Tensor) -> tf.Tensor:
+        """The sum of the first replica's number and zeros."""
+
         def replica_sum() -> tf.Tensor:
-            here = tf.identity(number)  # a collective goes by the device of what it is given
-            return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
+            context = tf.distribute.get_replica_context()
+            here = tf.where(tf.equal(context.replica_id_in_sync_group, 0), number, tf.zeros_like(number))
+            return context.all_reduce(tf.distribute.ReduceOp.SUM, here)
 
         return self._strategy.experimental_local_results(self._strategy.run(replica_sum))[0]

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from finetune.jobs.folder import CHECKPOINT_RECORD, read_json, write_json
+from finetune.jobs.folder import CHECKPOINT_RECORD, checkpoint_steps, read_json, write_json
 from finetune.spec import JobSpec
 from finetune.training.weights import averaged_name
 from zoo.atomic_file import NoSpace, fsync_directory, storage_error
@@ -71,11 +70,7 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps of all complete Checkpoints, rising."""
-        try:
-            names = [path.name for path in self.root.iterdir()]
-        except FileNotFoundError:
-            return []
-        return sorted(int(name) for name in names if re.fullmatch(r"0|[1-9][0-9]*", name))
+        return checkpoint_steps(self.root)
 
     def save(
         self,

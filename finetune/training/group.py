@@ -14,6 +14,7 @@ from typing import Protocol
 
 import tensorflow as tf
 
+from finetune.data.share import Share
 from finetune.jobs.cluster import Cluster
 from finetune.models.network import Network
 from finetune.spec import StrategyConfig, TrainConfig
@@ -25,6 +26,7 @@ from finetune.training.strategies import (
     Placement,
     coordinate,
     join_all_reduce,
+    mirrored,
     one_device,
     share_cores,
 )
@@ -41,12 +43,14 @@ class MakeTrainer(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """`worker` of `num_workers` has its share of each batch. `placement`: of variables over parameter servers."""
+    """`worker` of `num_workers` has its share of each batch, cut into `pieces` for the devices that it has.
+    `placement`: of variables over parameter servers."""
 
     strategy: tf.distribute.Strategy
     make_trainer: MakeTrainer = Trainer
     worker: int = 0
     num_workers: int = 1
+    pieces: int = 1
     placement: Placement | None = None
 
     @classmethod
@@ -55,8 +59,12 @@ class Group:
     ) -> Group:
         """Before anything else is done with TensorFlow; returns when the others are there.
 
-        Raises InvalidCluster, PortTaken, PeersMissing.
+        Raises InvalidCluster, PortTaken, PeersMissing, DevicesMissing.
         """
+        if config.kind == "mirrored":
+            strategy = mirrored(config.workers)
+            pieces = strategy.num_replicas_in_sync
+            return cls(strategy=strategy, make_trainer=partial(Trainer, pieces=pieces), pieces=pieces)
         if cluster is None:
             return cls(strategy=one_device())
         cluster.require_strategy(config)
@@ -68,12 +76,24 @@ class Group:
                 make_trainer=partial(ParameterServerTrainer, num_workers=config.workers),
                 placement=Placement(strategy, config.ps),
             )
-        replica = cluster.replica(role)
+        worker = cluster.replica(role)
+        strategy = join_all_reduce(cluster, role, on_missing=on_missing)
+        pieces = strategy.num_replicas_in_sync // config.workers
         return cls(
-            strategy=join_all_reduce(cluster, role, on_missing=on_missing),
-            make_trainer=partial(AllReduceTrainer, replica=replica),
-            worker=replica,
+            strategy=strategy,
+            make_trainer=partial(AllReduceTrainer, worker=worker, pieces=pieces),
+            worker=worker,
             num_workers=config.workers,
+            pieces=pieces,
+        )
+
+    def share(self, config: TrainConfig) -> Share:
+        """The rows of each batch that this process computes."""
+        return Share(
+            batch_size=config.update_size,
+            worker=self.worker * self.pieces,
+            num_workers=self.num_workers * self.pieces,
+            pieces=self.pieces,
         )
 
     @contextmanager
@@ -92,4 +112,6 @@ class Group:
             total = max(1, sum(self.placement.bytes))
             held = ", ".join(f"{100 * each / total:.0f} %" for each in self.placement.bytes)
             return f"the parameter servers hold {held} of the variables' {total} bytes"
-        return "" if self.num_workers == 1 else f"worker {self.worker} of {self.num_workers}: its share of each batch"
+        if self.num_workers == 1:
+            return "" if self.pieces == 1 else f"each batch is shared out over {self.pieces} devices"
+        return f"worker {self.worker} of {self.num_workers}: its share of each batch"

@@ -143,9 +143,19 @@ class ImageRows:
         mixup, cutmix = self._augmentation.mixup, self._augmentation.cutmix
         if not (mixup or cutmix):
             return {"image": image_BHWC}
-        position = step * self._share.batch_size + self._share.first
-        mixed = mix_batch(image_BHWC, mixup=mixup, cutmix=cutmix, seed=self._seed, position=position, weight_B=weight_B)
-        return {"image": mixed.image, "partner": mixed.partner.astype(np.int32), "share": mixed.share}
+        share, count = self._share, len(image_BHWC) // self._share.pieces  # a replica's rows have partners among them
+        mixed = [
+            mix_batch(
+                image_BHWC[first : first + count], mixup=mixup, cutmix=cutmix, seed=self._seed,
+                position=step * share.batch_size + share.first + first, weight_B=weight_B[first : first + count],
+            )
+            for first in range(0, len(image_BHWC), count)
+        ]  # fmt: skip
+        return {
+            "image": np.concatenate([each.image for each in mixed]),
+            "partner": np.concatenate([each.partner for each in mixed]).astype(np.int32),
+            "share": np.concatenate([each.share for each in mixed]),
+        }
 
 
 def _texts(example: Example) -> tuple[str, ...]:

@@ -37,15 +37,15 @@ Input = Callable[[int], Any]  # step → a context manager that gives an iterato
 
 
 def training_input(
-    spec: JobSpec, prepared: Prepared, catalog: Catalog, stage: Stage, *, worker: int = 0, num_workers: int = 1
+    spec: JobSpec, prepared: Prepared, catalog: Catalog, stage: Stage, *, share: Share | None = None
 ) -> Input:
     """A stage's batches: see `Trainer.run`. Leaving the context stops whatever threads feed them.
 
-    `worker` of `num_workers` gets its share of each batch, which is that of an update: micro-batches are pieces of it.
+    `share`: the rows that this process computes of each update's batch, of which micro-batches are pieces; None: all.
     Raises NoClassesToBalance.
     """
     split, train = prepared.splits["train"], spec.train
-    share = Share(batch_size=train.update_size, worker=worker, num_workers=num_workers)
+    share = share or Share(batch_size=train.update_size)
     order = row_order(
         spec.data.order,
         split.table.arrays,

@@ -55,8 +55,12 @@ def make_optimizer(config: OptimizerConfig, variables: Sequence[Any]) -> Any:
 
     Weight decay is decoupled (Loshchilov and Hutter 2019, arXiv:1711.05101): variable −= rate × decay × variable, for
     every optimizer alike. Biases and other variables of fewer than two dimensions are never decayed.
+
+    Takes gradients that are summed over replicas already: Keras would sum them once more, which costs as much as the
+    first time and, without clipping in between, is what its users want.
     """
     optimizer = OPTIMIZERS[config.name](config)
+    optimizer._all_reduce_sum_gradients = list
     if config.weight_decay:
         optimizer.exclude_from_weight_decay(var_list=[v for v in variables if len(v.shape) < 2])
     optimizer.build(list(variables))

@@ -51,7 +51,7 @@ def follow_chief(job: JobFolder, store_url: str, stop: StopSignal, role: str, cl
     if not isinstance(trainer, AllReduceTrainer):
         raise Internal(f"{role} of a {spec.strategy.kind} job has nobody to follow")
     trainer.begin()
-    batches = training_input(spec, prepared, catalog, start.stage, worker=group.worker, num_workers=group.num_workers)
+    batches = training_input(spec, prepared, catalog, start.stage, share=group.share(spec.train))
     with batches(start.step) as iterator:
         steps = trainer.follow(iterator)
     print(f"did {steps} steps, from {start.step} on", file=sys.stderr, flush=True)

@@ -174,7 +174,6 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
             progress.say(f"resumed at step {start.step} of {spec.train.steps}")
         if said := group.sentence:
             progress.say(said)
-        start.trainer.begin()
         outcome = _train(job, request, catalog, prepared, start, checkpoints, progress, stop, group)
         progress.update(phase="exporting", step=outcome.steps)
         _warn_of_outcome(progress, job, prepared, start, checkpoints, outcome)
@@ -206,13 +205,13 @@ def _train(
         while True:
             if said := start.stage.sentence:
                 progress.say(said)
-            batches = training_input(
-                request.spec, prepared, catalog, start.stage, worker=group.worker, num_workers=group.num_workers
-            )
+            share = group.share(request.spec.train)
+            batches = training_input(request.spec, prepared, catalog, start.stage, share=share)
             with watched(
                 job, request.spec, trainer=start.trainer, network=start.network, batches=batches,
                 summaries=summaries, say=progress.say,
             ) as trainer:  # fmt: skip
+                start.trainer.begin()
                 controller = Controller(
                     folder=job,
                     spec=request.spec,
@@ -380,7 +379,7 @@ def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callab
 
 def _cluster(job: JobFolder, spec: JobSpec) -> Cluster | None:
     """What the supervisor wrote down. Raises NoCluster."""
-    if not spec.strategy.is_distributed:
+    if not spec.strategy.has_peers:
         return None
     cluster = Cluster.read(job.root)
     if cluster is None:

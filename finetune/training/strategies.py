@@ -21,14 +21,17 @@ import tensorflow as tf
 
 from finetune.jobs.cluster import CHIEF, Cluster, PeerLost, require_free
 from finetune.jobs.exit_codes import EXIT_FAILED
-from zoo.errors import Unavailable
+from zoo.errors import FailedPrecondition, Unavailable
 
-JOIN_SECONDS = 120.0  # within which every process of a cluster has to be there
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
 
 
 class PeersMissing(Unavailable):
     """Processes of the cluster that never came."""
+
+
+class DevicesMissing(FailedPrecondition):
+    """More devices are asked for than the machine has."""
 
 
 @contextmanager
@@ -45,6 +48,23 @@ def one_device() -> tf.distribute.Strategy:
     return tf.distribute.OneDeviceStrategy("/gpu:0" if tf.config.list_logical_devices("GPU") else "/cpu:0")
 
 
+def mirrored(num_devices: int) -> tf.distribute.MirroredStrategy:
+    """Over `num_devices` devices of this machine: its GPUs (1: all of them), or where it has none its CPU in so many
+    parts. Raises DevicesMissing."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        cpu = tf.config.list_physical_devices("CPU")[0]
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * num_devices)
+        return tf.distribute.MirroredStrategy([f"/cpu:{i}" for i in range(num_devices)])
+    wanted = len(gpus) if num_devices == 1 else num_devices
+    if wanted > len(gpus):
+        raise DevicesMissing(
+            f"strategy.workers is {wanted}, and this machine has {len(gpus)} GPUs",
+            hint=f"--workers {len(gpus)}; --strategy all-reduce joins several machines",
+        )
+    return tf.distribute.MirroredStrategy([f"/gpu:{i}" for i in range(wanted)])
+
+
 def share_cores(cluster: Cluster) -> None:
     """Processes of one machine share its cores; more threads than cores would only get in each other's way."""
     if cluster.here:
@@ -56,13 +76,12 @@ def join_all_reduce(
     cluster: Cluster,
     role: str,
     *,
-    within: float = JOIN_SECONDS,
     on_missing: Callable[[PeersMissing], None] | None = None,
 ) -> tf.distribute.MultiWorkerMirroredStrategy:
     """MultiWorkerMirroredStrategy over gRPC rings; returns when every worker is there.
 
-    Raises PortTaken. When one doesn't come `within` seconds this process ends, after `on_missing` was told which: the
-    call of TensorFlow that waits for it can't be broken off.
+    Raises PortTaken. When one doesn't come within `cluster.join_seconds` this process ends, after `on_missing` was told
+    which: the call of TensorFlow that waits for it can't be broken off.
     """
     require_free(cluster.address(role), role=role)
     os.environ["TF_CONFIG"] = cluster.tf_config(role)
@@ -70,7 +89,7 @@ def join_all_reduce(
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=tf.distribute.experimental.CommunicationImplementation.RING
     )
-    with _patience(cluster, others, within, on_missing):
+    with _patience(cluster, others, cluster.join_seconds, on_missing):
         return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
 
 
@@ -108,15 +127,12 @@ def peers_missing(cluster: Cluster, roles: Sequence[str], seconds: float) -> Pee
     )
 
 
-def wait_for_servers(cluster: Cluster, *, within: float = JOIN_SECONDS) -> None:
+def wait_for_servers(cluster: Cluster) -> None:
     """Until every worker and ps listens. Raises PeersMissing naming those that don't."""
-    deadline = time.monotonic() + within
-    while missing := cluster.missing(cluster.peers):
+    deadline = time.monotonic() + cluster.join_seconds
+    while cluster.missing(cluster.peers):
         if time.monotonic() > deadline:
-            raise PeersMissing(
-                f"waited {within:.0f} s for the cluster; missing: {', '.join(missing)}",
-                hint="start `finetune worker` for each of them; addresses must be the same everywhere",
-            )
+            raise peers_missing(cluster, cluster.peers, cluster.join_seconds)
         time.sleep(0.1)
 
 

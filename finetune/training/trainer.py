@@ -26,6 +26,8 @@ from finetune.training.rate_groups import RateGroups
 from finetune.training.weights import averaged_name, seed_states
 from zoo.errors import FailedPrecondition, InvalidArgument
 
+_SEED_STRIDE = 1_000_003  # between the random generators of two replicas
+
 
 class NothingToTrain(InvalidArgument):
     """The network has no trainable variable."""
@@ -72,7 +74,8 @@ class Trainer:
     weights; `ema` (the moving averages, by `component/name`; of the head by name alone; empty without), `optimizer`,
     `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`; where
     train.on_nan lets a run go back, also `rollbacks`, how often it did, and `rate_factor`, what the rates are times).
-    `least_steps`: fewer steps a call would be wasteful.
+    `least_steps`: fewer steps a call would be wasteful. `pieces`: how many replicas of this process take a piece each
+    of the batches that it is given; their rows must be a multiple of it.
     """
 
     least_steps = 1
@@ -83,6 +86,7 @@ class Trainer:
         network: Network,
         config: TrainConfig,
         strategy: tf.distribute.Strategy,
+        pieces: int = 1,
         footing: Footing | None = None,
     ) -> None:
         """`config`: with the rate and schedule of the stage that `footing` is of."""
@@ -92,6 +96,7 @@ class Trainer:
         self._config = config
         self._strategy = strategy
         self._footing = footing or Footing()
+        self._pieces = pieces
         with strategy.scope():
             # The optimizer's own count loses updates under a parameter server; this one is added to atomically.
             self.global_step = tf.Variable(
@@ -152,7 +157,19 @@ class Trainer:
             average.assign(self._weights[name].value)
 
     def begin(self) -> None:
-        """To be called when the variables are set and before the first step, for trainers that work with others."""
+        """To be called when the variables are set and before the first step."""
+        self._part_seeds(first=0)
+
+    def _part_seeds(self, *, first: int) -> None:
+        """Replicas draw different random numbers: with the same ones a dropped unit would be dropped for a whole batch.
+
+        `first`: of this process' replicas, counted over all. Those of replica 0 are as they were, and are what a
+        Checkpoint keeps.
+        """
+        for state in self.variables["seeds"].values():
+            for i, own in enumerate(self._strategy.experimental_local_results(state.value)):
+                if first + i:
+                    own.assign(own + tf.constant([(first + i) * _SEED_STRIDE, 0], own.dtype))
 
     def finish(self) -> None:
         """To be called after the last step, likewise."""
@@ -267,6 +284,8 @@ class Trainer:
         batch, so that any grouping of examples into replicas gives the update of one big batch.
         """
         config = self._config.optimizer
+        if self._pieces > 1:
+            features, targets = self._piece(features, targets)
         variables = list(self._network.trainable_variables)
         names: list[str] = []  # of the metrics, once the loss was traced
 
@@ -298,6 +317,17 @@ class Trainer:
         bad = tf.where(finite, tf.constant(-1, tf.int64), step)
         return loss_sum, weight_sum, examples, {name: pairs[i] for i, name in enumerate(names)}, norm, rate, bad
 
+    def _piece(self, features: Any, targets: Any) -> Any:
+        """This replica's rows of the process' batch."""
+        replica = tf.cast(tf.distribute.get_replica_context().replica_id_in_sync_group, tf.int32) % self._pieces
+
+        def rows(value: Any) -> tf.Tensor:
+            value = tf.convert_to_tensor(value)
+            count = value.shape[0] // self._pieces
+            return tf.ensure_shape(value[replica * count : (replica + 1) * count], [count, *value.shape[1:]])
+
+        return tf.nest.map_structure(rows, (features, targets))
+
     def _penalised(self, l2_sp: L2SP, gradients: list[tf.Tensor], variables: list[keras.Variable]) -> list[tf.Tensor]:
         """With the gradient of the penalty, which is a part of the objective and so is clipped with the rest; the loss
         that is reported is the data's alone. Biases and the like aren't pulled, as by weight decay."""
@@ -317,9 +347,7 @@ class Trainer:
         rate = learning_rate(config, steps=self._config.steps, step=step - first if first else step)
         if "rate_factor" in self._progress:
             rate *= self._progress["rate_factor"].read_value()
-        # Keras sums over replicas once more; the share undoes that.
-        share = float(self._strategy.num_replicas_in_sync)
-        self._optimizer.apply([g / share for g in gradients], rate=rate, step=step)
+        self._optimizer.apply(gradients, rate=rate, step=step)
         decay = ema_decay(config.ema_decay, step)
         for name, average in self._ema.items():
             average.assign(decay * average + (1.0 - decay) * self._weights[name].value)

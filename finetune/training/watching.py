@@ -45,7 +45,7 @@ def watched(
         step = int(trainer.global_step.numpy())
         if step == 0:
             write_spec(summaries, spec)
-        if spec.strategy.kind != "one-device":
+        if spec.strategy.has_peers:
             yield trainer
         else:
             if spec.debug.overfit_batch and step == 0:
