@@ -64,10 +64,10 @@ class Task:
 
 @pytest.fixture(scope="session")
 def captioner_task() -> Callable[..., Task]:
-    return _task
+    return make_captioner_task
 
 
-def _task(**arguments: Any) -> Task:
+def make_captioner_task(**arguments: Any) -> Task:
     kind = head_kind("captioner")
     settings = {**PLAIN, "embedding": 16, "units": 16, "min_count": 1, "max_words": 6, **arguments}
     parsed = kind.Arguments.model_validate(settings)

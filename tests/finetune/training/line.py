@@ -42,7 +42,8 @@ class Line(keras.layers.Layer):
 class LineTask:
     """Twenty points near the line 2·x₀ − x₁."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, wild: float = 0.1) -> None:
+        self._wild = wild
         random = np.random.default_rng(0)
         x_ND = random.standard_normal((20, 2)).astype(np.float32)
         y_N = (x_ND @ [2.0, -1.0] + 0.1 * random.standard_normal(20)).astype(np.float32)
@@ -56,7 +57,7 @@ class LineTask:
         )
 
     def head(self, seed: int = 1) -> Line:
-        return Line(wild=0.1, seed=seed)
+        return Line(wild=self._wild, seed=seed)
 
     def trainer(self, config: TrainConfig, seed: int = 1) -> Trainer:
         return Trainer(network=HeadNetwork(self.head(seed)), config=config, strategy=tf.distribute.get_strategy())

@@ -1,0 +1,122 @@
+"""Training shared out: real processes and devices against one process that does it all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from finetune.data.share import Share
+from finetune.models.network import HeadNetwork
+from finetune.spec import StrategyConfig
+from finetune.training.trainer import Trainer
+from tests.finetune.training import replicas
+from tests.finetune.training.replicas import batches_of, config, make_task, train_group, trained
+
+
+def alone(task_name: str, batch_size: int, optimizer: str = "sgd") -> dict[str, Any]:
+    task, plan = make_task(task_name), config(batch_size, optimizer)
+    trainer = Trainer(network=HeadNetwork(task.head()), config=plan, strategy=tf.distribute.get_strategy())
+    return trained(trainer, iter(batches_of(task, plan)))
+
+
+def assert_same_training(found: dict[str, Any], wanted: dict[str, Any], *, tolerance: float = 1e-5) -> None:
+    assert (found["step"], found["examples"]) == (wanted["step"], wanted["examples"])
+    for name in ("weights", "averages"):
+        assert found[name].keys() == wanted[name].keys()
+        for key, value in wanted[name].items():
+            np.testing.assert_allclose(found[name][key], value, rtol=tolerance, atol=tolerance, err_msg=key)
+    np.testing.assert_allclose(found["losses"], wanted["losses"], rtol=tolerance)
+    np.testing.assert_allclose(found["norms"], wanted["norms"], rtol=1e-4)
+
+
+def test_two_workers_do_what_one_does_with_the_whole_batch() -> None:
+    """Twenty rows in batches of 7: shares are uneven, and batches span the epochs' ends."""
+    found = train_group(StrategyConfig(kind="all-reduce", workers=2), "7", "line")
+    assert_same_training(found, alone("line", 7))
+    assert min(found["norms"]) > 0.01
+    assert found["collectives"] == 1, "gradients and sums are added up in one go, once a step"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("num_workers", "batch_size", "optimizer"), [(2, 8, "sgd"), (3, 8, "sgd"), (2, 5, "adam")])
+def test_a_captioner_learns_the_same_from_any_number_of_workers(
+    num_workers: int, batch_size: int, optimizer: str
+) -> None:
+    strategy = StrategyConfig(kind="all-reduce", workers=num_workers)
+    found = train_group(strategy, str(batch_size), "captioner", optimizer)
+    # Adam divides by the root of squares that are near 0 at first: rounding weighs more.
+    assert_same_training(
+        found, alone("captioner", batch_size, optimizer), tolerance=1e-5 if optimizer == "sgd" else 1e-3
+    )
+
+
+@pytest.mark.slow
+def test_parameter_servers_share_the_bytes_and_workers_finish_every_batch() -> None:
+    found = train_group(StrategyConfig(kind="parameter-server", workers=2, ps=2), "8", "captioner")
+    assert found["step"] == sum(replicas.CALLS)
+    assert found["examples"] == [8 * steps for steps in replicas.CALLS]
+    assert all(0.3 < held / sum(found["placed"]) < 0.7 for held in found["placed"])
+    assert found["losses"][1] < found["losses"][0]
+
+
+_MIRRORED = """
+import json, sys
+from finetune.jobs.cluster import CHIEF
+from finetune.models.network import HeadNetwork
+from finetune.spec import StrategyConfig
+from finetune.training.group import Group
+from tests.finetune.training.replicas import batches_of, config, make_task, trained
+group = Group.join(StrategyConfig(kind="mirrored", workers=2), CHIEF, None, on_missing=print)
+plan = config(7)
+task = make_task("line")
+with group.scope():
+    network = HeadNetwork(task.head())
+    trainer = group.make_trainer(network=network, config=plan, strategy=group.strategy)
+trainer.begin()
+seeds = group.strategy.experimental_local_results(trainer.variables["seeds"]["0000"].value)
+facts = trained(trainer, iter(group.share(plan).of_batches(batches_of(task, plan))))
+print(json.dumps(facts | {"seeds": [seed.numpy().tolist() for seed in seeds], "said": group.sentence}))
+"""
+
+
+def test_two_devices_do_what_one_does_with_the_whole_batch() -> None:
+    done = subprocess.run([sys.executable, "-c", _MIRRORED], capture_output=True, text=True, cwd=replicas.ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert_same_training(found, alone("line", 7))
+    assert found["seeds"][0] != found["seeds"][1], "the devices would drop the same units"
+    assert found["said"] == "each batch is shared out over 2 devices"
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_workers", "pieces"), [(8, 2, 1), (7, 3, 1), (2, 3, 1), (8, 4, 2), (5, 4, 2), (1, 1, 1)]
+)
+def test_the_workers_rows_together_are_the_batch(batch_size: int, num_workers: int, pieces: int) -> None:
+    """Each row once by its weight, in every step, whatever the shares; all processes have batches of one shape."""
+    task = make_task("line")
+    whole = list(batches_of(task, config(batch_size)).take(6))
+    shares = [
+        Share(batch_size=batch_size, worker=worker, num_workers=num_workers, pieces=pieces)
+        for worker in range(0, num_workers, pieces)
+    ]
+    parts = [list(share.of_batches(batches_of(task, config(batch_size))).take(6)) for share in shares]
+    for step, (_, targets) in enumerate(whole):
+        given = [part[step][1] for part in parts]
+        assert len({tuple(one["y"].shape) for one in given}) == 1
+        assert given[0]["y"].shape[0] % pieces == 0
+        rows = [float(y) for one in given for y, weight in zip(one["y"], one["weight"], strict=True) if weight == 1]
+        assert rows == targets["y"].numpy().tolist()
+
+
+def test_a_share_that_is_none_is_refused() -> None:
+    from zoo.errors import InvalidArgument
+
+    for worker, num_workers, pieces in ((2, 2, 1), (3, 4, 2), (-1, 2, 1)):
+        with pytest.raises(InvalidArgument, match="no share"):
+            Share(batch_size=8, worker=worker, num_workers=num_workers, pieces=pieces)
