@@ -70,12 +70,17 @@ class Peers:
         return None
 
     def cause(self, processes: Mapping[str, RoleProcess]) -> tuple[str, int] | None:
-        """Which of them ended by itself, and how, when the chief says that it has lost one."""
-        for role in self.roles:
-            code = processes[role].poll()
-            if code not in (None, EXIT_DONE, EXIT_PEER_LOST):
-                return role, int(code or 0)
-        return None
+        """Which of them ended by itself, and how, when the chief says that it has lost one. It may show a moment later
+        than in the chief."""
+        deadline = time.monotonic() + _CAUSE_SECONDS
+        while True:
+            codes = {role: processes[role].poll() for role in self.roles}
+            for role, code in codes.items():
+                if code not in (None, EXIT_DONE, EXIT_PEER_LOST):
+                    return role, int(code or 0)
+            if None not in codes.values() or time.monotonic() > deadline:
+                return None
+            time.sleep(0.05)
 
     def may_pass(self, error: Mapping[str, Any] | None) -> bool:
         """Whether what a process says of its failure may go better on another start: on ports that are free then, or on

@@ -183,6 +183,7 @@ class Controller:
     def _go_back(self, error: NonFiniteLoss) -> None:
         """Raises `error` unless train.on_nan allows one more rollback."""
         self._step, said = self._rollback.go_back(error)
+        self._trainer.begin()
         self._progress.announce(said)
         self._loss, self._since_summary = _Loss(), _Sums(time.monotonic())
 

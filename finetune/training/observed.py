@@ -60,6 +60,9 @@ class ObservedTrainer:
     def least_steps(self) -> int:
         return 1
 
+    def begin(self) -> None:
+        self._trainer.begin()
+
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """As `Trainer.run`."""
         step, end = int(self.global_step.numpy()) + 1, int(self.global_step.numpy()) + num_steps

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from finetune.jobs.cluster import CHIEF, EVALUATOR
+from finetune.jobs.exit_codes import EXIT_PEER_LOST
 from finetune.jobs.folder import JobFolder
 from finetune.jobs.job import Job, JobEnded, JobHeld, JobState, StaleFence
 from finetune.jobs.launcher import RoleProcess
@@ -24,6 +25,7 @@ from finetune.jobs.owner import Owner
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.supervisor import Patience, run_job
 from finetune.jobs.worker import RoleLock, RoleTaken
+from finetune.spec import JobSpec
 from tests.finetune.jobs.conftest import make_spec
 
 HASTY = Patience(backoff_seconds=(0.05, 0.05), stop_grace=2.0, poll=0.02, heartbeat=0.1, evaluator_restarts=2)
@@ -331,3 +333,134 @@ def test_a_role_that_a_person_has_started_is_stood_by_for_and_never_killed(
     timer.join()
     by_hand.stdout.close()
     assert capsys.readouterr().err.count(f"standing by: process {by_hand.pid}, started by hand") == 1
+
+
+# -- groups of processes
+
+
+class Group(Roles):
+    """As Roles, for every role of a cluster; the lines are those of each start of a role."""
+
+    def __init__(self, **lines: list[str]) -> None:
+        super().__init__([])
+        self._lines = {role.replace("_", "-"): each for role, each in lines.items()} | {EVALUATOR: [SLEEP]}
+        self.started = {role: [] for role in self._lines}
+
+
+def in_group(root: Path, **strategy: object) -> Bench:
+    bench = Bench(root)
+    spec = JobSpec.parse(make_spec("group").to_json() | {"strategy": strategy})
+    bench.job = bench.queue.create(spec)
+    bench.folder = JobFolder(root / "store" / "jobs" / bench.job.id)
+    return bench
+
+
+def wait_for(name: str) -> str:
+    return f"\nwhile not (root / {name!r}).exists(): time.sleep(0.02)\n"
+
+
+def test_a_dead_all_reduce_worker_starts_the_group_again(tmp_path: Path) -> None:
+    """The others say that they lost it; the job says who it was, and all of them start again, at new addresses."""
+    bench = in_group(tmp_path, kind="all-reduce", workers=3)
+    keep = (
+        "(root / f'cluster-{len(list(root.glob(\"cluster-*\")))}').write_bytes((root / '.cluster.json').read_bytes());"
+    )
+    lost = wait_for("dead.json") + f"sys.exit({EXIT_PEER_LOST})"
+    group = Group(
+        chief=[keep + lost, keep + "on_term(75); sys.exit(75)"],
+        worker_0=["put('dead.json', {}); os.kill(os.getpid(), 9)", SLEEP],
+        worker_1=[lost, SLEEP],
+    )
+    job = bench.run(group)
+    assert job.state is JobState.QUEUED
+    assert bench.states()[:5] == ["QUEUED", "STARTING", "RUNNING", "BACKOFF", "QUEUED"]
+    assert {role: len(started) for role, started in group.started.items() if role != EVALUATOR} == {
+        "chief": 2,
+        "worker-0": 2,
+        "worker-1": 2,
+    }
+    messages = [event.message or "" for event in bench.queue.events(bench.job.id)]
+    assert any("the worker-0 was killed by signal 9" in message for message in messages)
+    clusters = [json.loads((bench.folder.root / f"cluster-{start}").read_text()) for start in (0, 1)]
+    assert len(clusters[0]["workers"]) == 2
+    assert clusters[0] != clusters[1]
+    assert group.all_ended()
+
+
+def test_crashes_with_a_checkpoint_between_them_are_no_row_of_crashes(tmp_path: Path) -> None:
+    bench = in_group(tmp_path, kind="all-reduce", workers=2)
+    die = """
+step = len(list(root.glob('checkpoints/*')))
+(root / 'checkpoints' / str(step)).mkdir(parents=True)
+os.kill(os.getpid(), 9)
+"""
+    group = Group(chief=[SLEEP], worker_0=[*[die] * 6, "os.kill(os.getpid(), 9)"])
+    job = bench.run(group)
+    assert job.state is JobState.FAILED
+    assert len(group.started["worker-0"]) == 6 + 2, "six that came further, then as many as patience allows"
+
+
+def test_a_dead_worker_of_a_parameter_server_job_is_started_again_alone(tmp_path: Path) -> None:
+    bench = in_group(tmp_path, kind="parameter-server", workers=2, ps=1)
+    mark = "(root / 'starts').open('a').write('x');"
+    chief = """
+on_term(75)
+while not (root / 'starts').exists() or len((root / 'starts').read_text()) < 2: time.sleep(0.02)
+sys.exit(75)
+"""
+    group = Group(
+        chief=[chief], worker_0=[mark + "os.kill(os.getpid(), 9)", mark + SLEEP], worker_1=[SLEEP], ps_0=[SLEEP]
+    )
+    job = bench.run(group)
+    assert job.state is JobState.QUEUED
+    assert {role: len(some) for role, some in group.started.items() if role != EVALUATOR} == {
+        "chief": 1,
+        "worker-0": 2,
+        "worker-1": 1,
+        "ps-0": 1,
+    }
+    assert "BACKOFF" not in bench.states()
+    assert group.all_ended()
+
+
+def test_a_dead_parameter_server_starts_the_group_again(tmp_path: Path) -> None:
+    bench = in_group(tmp_path, kind="parameter-server", workers=1, ps=1)
+    group = Group(chief=[SLEEP, "sys.exit(75)"], worker_0=[SLEEP], ps_0=["os.kill(os.getpid(), 9)", SLEEP])
+    job = bench.run(group)
+    assert job.state is JobState.QUEUED
+    assert bench.states().count("BACKOFF") == 1
+    assert {role: len(some) for role, some in group.started.items() if role != EVALUATOR} == {
+        "chief": 2,
+        "worker-0": 2,
+        "ps-0": 2,
+    }
+
+
+def test_a_port_lost_to_another_process_is_another_start_where_we_chose_it(tmp_path: Path) -> None:
+    bench = in_group(tmp_path, kind="all-reduce", workers=2)
+    taken = {"code": "UNAVAILABLE", "reason": "PortTaken", "message": "the worker-0 … port 1", "details": {}}
+    fail = f"put('error.json', json.loads({json.dumps(taken)!r})); sys.exit(1)"
+    job = bench.run(Group(chief=[SLEEP, "sys.exit(75)"], worker_0=[fail, SLEEP]))
+    assert job.state is JobState.QUEUED
+    assert bench.states().count("BACKOFF") == 1
+
+
+def test_the_chief_saves_before_those_beside_it_are_ended(tmp_path: Path) -> None:
+    """It may need them for the step that it is in."""
+    bench = in_group(tmp_path, kind="all-reduce", workers=2)
+    chief = """
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), put('chief.json', time.monotonic()), os._exit(75)))
+while not (root / 'ready.json').exists(): time.sleep(0.02)
+put('progress.json', {'phase': 'training', 'step': 1}); time.sleep(60)
+"""
+    worker = """
+signal.signal(signal.SIGTERM, lambda *_: (put('worker.json', time.monotonic()), os._exit(75)))
+put('ready.json', {}); time.sleep(60)
+"""
+    stop = threading.Event()
+    waiter = bench.when(bench.trains, stop.set)
+    job = bench.run(Group(chief=[chief], worker_0=[worker]), stop)
+    waiter.join()
+    assert job.state is JobState.QUEUED
+    ended = {role: json.loads((bench.folder.root / f"{role}.json").read_text()) for role in ("chief", "worker")}
+    assert ended["chief"] < ended["worker"]
