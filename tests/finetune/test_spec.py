@@ -37,6 +37,11 @@ def test_a_spec_survives_json() -> None:
         (["strategy.workers=2"], ["strategy", "one-device has 1 worker"]),
         (["strategy.kind=parameter-server"], ["strategy", "ps of at least 1"]),
         (["strategy.kind=all-reduce", "strategy.ps=1"], ["strategy", "all-reduce has no parameter servers"]),
+        (["strategy.kind=mirrored", "strategy.ps=1"], ["strategy", "mirrored has no parameter servers"]),
+        (
+            ["strategy.kind=all-reduce", "strategy.workers=2", "debug.check_numerics=true", "debug.profile='1:2'"],
+            ["debug.check_numerics, debug.profile", "all-reduce"],
+        ),
     ],
 )
 def test_a_fault_is_named_with_its_path(settings: list[str], told: list[str]) -> None:
