@@ -16,6 +16,8 @@ from typing import Any
 import grpc
 
 from finetune.client_json import event_json, job_json, roles_json
+from finetune.decoding_wire import decoding_message
+from finetune.models.decoding_options import DecodingRequest
 from finetune.text.caption import Caption
 from finetune.token_file import read_token, token_path
 from finetune.wire import (
@@ -292,12 +294,21 @@ class ZooClient:
         *,
         beam_size: int | None = None,
         max_words: int | None = None,
+        decoding: DecodingRequest | None = None,
         timeout: float | None = None,
     ) -> CaptionAnswer:
-        """Captions of 1 to 64 encoded images. `timeout` in seconds; None waits, a first call loads the model."""
+        """Captions of 1 to 64 encoded images. `timeout` in seconds; None waits, a first call loads the model.
+
+        `decoding`: how they are found; `beam_size` and `max_words` are the same as its own.
+        """
         self._check_size(images)
+        decoding = decoding or DecodingRequest()
         request = inference_pb2.CaptionRequest(
-            reference=reference, images=images, beam_size=beam_size or 0, max_words=max_words or 0
+            reference=reference,
+            images=images,
+            beam_size=beam_size or decoding.beam_size or 0,
+            max_words=max_words or decoding.max_words or 0,
+            decoding=decoding_message(decoding),
         )
         answer = self._call(self._inference.Caption, request, timeout=timeout)
         return CaptionAnswer(

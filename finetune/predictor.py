@@ -143,6 +143,10 @@ class Predictor:
             max_pixels=max_pixels,
         )
 
+    @property
+    def input_spec(self) -> InputSpec:
+        return self._input_spec
+
     def warm_up(self) -> None:
         """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it."""
         spec = self._input_spec

@@ -14,11 +14,12 @@ from typing import Any
 
 from finetune.jobs.job import Job, JobEvent
 from finetune.jobs.roles import RoleState
+from finetune.models.word_vectors import WORD_VECTORS_ARGUMENT
 from finetune.recipes import overlaid, resolve
-from finetune.spec import InvalidSpec, JobSpec
+from finetune.spec import HeadConfig, InvalidSpec, JobSpec
 from finetune.wire import from_struct, to_struct, to_timestamp
 from protos.modelzoo.v1 import catalog_pb2, finetune_pb2
-from server.data_roots import Roots, known_location, known_split, server_location, server_split
+from server.data_roots import Roots, known_location, known_split, server_file, server_location, server_split
 from zoo.catalog import ModelVersion
 from zoo.describe import describe
 from zoo.errors import InvalidArgument
@@ -52,7 +53,16 @@ def job_spec(message: finetune_pb2.FineTuneSpec, roots: Roots) -> JobSpec:
     asked = resolve(recipe=message.recipe or None, values=values, settings=settings)
     location = server_location(asked.data.location, roots)
     data = asked.data.model_copy(update={"location": location, "split": server_split(asked.data.split, roots)})
-    return asked.model_copy(update={"data": data})
+    return asked.model_copy(update={"data": data, "head": _server_head(asked.head, roots)})
+
+
+def _server_head(head: HeadConfig, roots: Roots) -> HeadConfig:
+    """The head's arguments, with the file that one of them may name put under its root."""
+    named = head.arguments.get(WORD_VECTORS_ARGUMENT)
+    if not isinstance(named, str):
+        return head
+    path = server_file(named, named, roots)
+    return head.model_copy(update={"arguments": {**head.arguments, WORD_VECTORS_ARGUMENT: path}})
 
 
 def evaluation(message: finetune_pb2.EvaluateVersionRequest, version: ModelVersion, roots: Roots) -> dict[str, Any]:

@@ -46,6 +46,17 @@ def server_split(split: str, roots: Roots) -> str:
     return _SPLIT_FILE + _on_disk(split.removeprefix(_SPLIT_FILE), split, roots)
 
 
+def server_file(name: str, shown: str, roots: Roots) -> str:
+    """A file that a request names; it lies under a root on this machine's disk. Raises DataNotOnServer, UnknownData."""
+    return _on_disk(name, shown, roots)
+
+
+def known_file(path: str, shown: str, roots: Roots) -> str:
+    """A file that a spec of this store names, where it lies under a root. Raises DataNotOnServer."""
+    _require_inside(path, shown, roots)
+    return path
+
+
 def known_location(location: str, roots: Roots) -> str:
     """DATA that a manifest of this store names, and no client: as it is, where it lies under a root.
 

@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 
 from finetune.data.image_header import UnreadableImage, check_image
-from finetune.models.decoding_options import DecodingRequest
+from finetune.decoding_wire import decoding_request
 from finetune.predictor import CLASSIFYING, check_request, require_head
 from finetune.wire import error_from
 from protos.modelzoo.v1 import inference_pb2, inference_pb2_grpc
@@ -43,7 +43,7 @@ class InferenceServicer(inference_pb2_grpc.InferenceServicer):
     async def Caption(
         self, request: inference_pb2.CaptionRequest, context: grpc.aio.ServicerContext
     ) -> inference_pb2.CaptionResponse:
-        check_request(DecodingRequest(beam_size=request.beam_size or None))
+        check_request(decoding_request(request))
         return await self._answer(request, context, ("captioner",), lambda stub: stub.Caption)
 
     async def Classify(

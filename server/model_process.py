@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from finetune.decoding_wire import decoding_request
 from finetune.jobs.worker import die_with_parent
 from finetune.predictor import Predictor
 from finetune.tensorflow_start import start_tensorflow
@@ -52,9 +53,7 @@ class ModelServicer(inference_pb2_grpc.InferenceServicer):
         self, request: inference_pb2.CaptionRequest, _context: grpc.aio.ServicerContext
     ) -> inference_pb2.CaptionResponse:
         def answer() -> list[inference_pb2.ImageCaptions]:
-            captions = self._predictor.caption(
-                request.images, beam_size=request.beam_size or None, max_words=request.max_words or None
-            )
+            captions = self._predictor.caption(request.images, decoding_request(request))
             return [
                 inference_pb2.ImageCaptions(
                     captions=[

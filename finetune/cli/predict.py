@@ -20,7 +20,7 @@ from zoo.cli.output import (
     chosen_server,
     print_json,
 )
-from zoo.errors import NotFound, ZooError
+from zoo.errors import InvalidArgument, NotFound, ZooError
 
 if TYPE_CHECKING:
     from finetune.client import ZooClient
@@ -33,22 +33,69 @@ class NoSuchImage(NotFound):
     """An image file that can't be read from disk."""
 
 
+class NotThroughServer(InvalidArgument):
+    """An option that works beside a store only."""
+
+
 def caption(
     reference: Ref,
     images: Images,
-    beam_size: Annotated[int | None, typer.Option("--beam-size", min=1, help="default: the head's own")] = None,
+    beam_size: Annotated[
+        int | None, typer.Option("--beam-size", min=1, help="captions sought; default: the head's own")
+    ] = None,
+    max_words: Annotated[int | None, typer.Option("--max-words", help="longest caption")] = None,
+    min_words: Annotated[int | None, typer.Option("--min-words", help="shortest caption")] = None,
+    length_penalty: Annotated[
+        float | None, typer.Option("--length-penalty", help="rank by log_prob / length^X; 0 to 10")
+    ] = None,
+    no_repeat_ngram: Annotated[
+        int | None, typer.Option("--no-repeat-ngram", help="never the same N words in a row twice; 0 is off")
+    ] = None,
+    coverage: Annotated[
+        float | None, typer.Option("--coverage", help="rank higher what looked everywhere; wants attention")
+    ] = None,
+    beam_groups: Annotated[int | None, typer.Option("--beam-groups", help="groups of beams that differ")] = None,
+    diversity: Annotated[float | None, typer.Option("--diversity", help="how much groups shall differ")] = None,
+    sample: Annotated[bool, typer.Option("--sample", help="draw words; --beam-size is how many captions")] = False,
+    temperature: Annotated[float | None, typer.Option("--temperature", help="of the draws; below 1 is safer")] = None,
+    top_k: Annotated[int | None, typer.Option("--top-k", help="draw among the likeliest K words")] = None,
+    top_p: Annotated[float | None, typer.Option("--top-p", help="draw among the fewest words of share P")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="of the draws; default 0")] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option("--explain", metavar="DIR", help="write there what was likely and looked at, word by word"),
+    ] = None,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
     output: FormatOption = Format.TEXT,
     debug: DebugOption = False,
 ) -> None:
-    """Say what is on each image."""
+    """Say what is on each image, by beam search or --sample."""
+    from finetune.models.decoding_options import DecodingRequest
+
+    request = DecodingRequest(
+        beam_size=beam_size,
+        max_words=max_words,
+        min_words=min_words,
+        length_penalty=length_penalty,
+        no_repeat_ngram=no_repeat_ngram,
+        coverage=coverage,
+        beam_groups=beam_groups,
+        diversity=diversity,
+        sample=sample or None,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+    )
     if address := chosen_server(server, store):
+        if explain is not None:
+            raise NotThroughServer("--explain looks into a model's steps, which no server tells: use --store")
         with _client(address, token) as client:
             for path, data in _read(images):
                 with _naming(path):
-                    answer = client.caption(reference, [data], beam_size=beam_size)
+                    answer = client.caption(reference, [data], decoding=request)
                 _print_captions(path, answer.captions[0], answer.milliseconds, output)
         return
     files = list(_read(images))
@@ -56,8 +103,12 @@ def caption(
     for path, data in files:
         started = time.perf_counter()
         with _naming(path):
-            captions = predictor.caption([data], beam_size=beam_size)[0]
+            captions = predictor.caption([data], request)[0]
         _print_captions(path, captions, (time.perf_counter() - started) * 1000, output)
+    if explain is not None:
+        from finetune.explained_files import write_explanations
+
+        write_explanations(predictor, files, request, explain)
 
 
 def classify(

@@ -20,6 +20,7 @@ import numpy as np
 from zoo.errors import InvalidArgument, NotFound
 
 WORD_VECTORS = "word_vectors.npy"
+WORD_VECTORS_ARGUMENT = "word_vectors"  # of a head: the file's path; a server allows those below its data roots
 
 
 class NoSuchWordVectors(NotFound):

@@ -1,6 +1,6 @@
 """Pictures of what a model says: sample images with predictions, the confusion matrix, precision-recall curves.
 
-Takes the validation split at a Checkpoint. Gives TensorBoard's images `sample` and `confusion`, curves
+Takes the validation split at a Checkpoint. Gives TensorBoard's images `sample`, `attention` and `confusion`, curves
 `precision_recall/CLASS`. Next: somebody's eyes.
 
 The head decides how a prediction looks: by `shown` (finetune.models.heads.head), or by `sample_texts` where to say
@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from finetune.attention_strip import stacked, strip_of
 from finetune.contact_sheet import SheetRow, picture_of
 from finetune.data.source import Example, ExampleSource
 from finetune.models.heads.head import HeadLayer, ShowsPredictions
@@ -22,8 +23,10 @@ from finetune.training.confusion_picture import confusion_picture
 from finetune.training.split_data import SplitData
 from finetune.training.summaries import Summaries
 from zoo.errors import ZooError
+from zoo.input_spec import InputSpec
 
 SAMPLE = 8  # images
+EXPLAINED = 4  # of them, whose words' attention is drawn
 MAX_CURVES = 20  # classes; more can't be told apart on a page
 
 
@@ -45,11 +48,25 @@ class SaysOfSample(Protocol):
         """One a row of features [N, D]."""
 
 
+@runtime_checkable
+class ExplainsWords(Protocol):
+    """A HeadLayer that can tell what it looked at; `places` is None where it looks at nothing in particular."""
+
+    places: int | None
+
+    def explain(self, features: np.ndarray) -> list[Any]:
+        """An Explanation (finetune.models.heads.captioner_speech) a row of features."""
+
+
 class Pictures:
     """Of one split, whose first images are the sample. Images are read once."""
 
-    def __init__(self, head: HeadLayer, source: ExampleSource, summaries: Summaries) -> None:
+    def __init__(
+        self, head: HeadLayer, source: ExampleSource, summaries: Summaries, *, input_spec: InputSpec | None = None
+    ) -> None:
+        """`input_spec`: how the network sees images, for attention to be drawn on; None draws none."""
         self._head = head
+        self._input_spec = input_spec
         self._source = source
         self._summaries = summaries
         self._images: list[bytes] = []
@@ -83,6 +100,11 @@ class Pictures:
             for example, image, (text, truth) in zip(split.examples, self._images, said, strict=False)
         ]
         self._summaries.image(step, "sample", picture_of(rows, title=f"{split.name}, step {step}"))
+        spec = self._input_spec
+        if spec is not None and isinstance(self._head, ExplainsWords) and self._head.places is not None:
+            explained = self._head.explain(split.first_view()[: min(count, EXPLAINED)])
+            strips = [strip_of(image, one, spec) for image, one in zip(self._images, explained, strict=False)]
+            self._summaries.image(step, "attention", stacked(strips))
 
 
 def _said(head: HeadLayer, features: np.ndarray, examples: Sequence[Example]) -> list[tuple[str, str]]:

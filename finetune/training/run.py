@@ -368,7 +368,12 @@ def _evaluator(job: JobFolder, store_url: str, timeout: float, on_result: Callab
                 pulse=pulse,
                 chief_timeout=timeout,
                 on_result=on_result,
-                pictures=Pictures(networks.head, prepared.source, summaries),
+                pictures=Pictures(
+                    networks.head,
+                    prepared.source,
+                    summaries,
+                    input_spec=catalog.get(prepared.parent).manifest.input_spec,
+                ),
                 training_captions=captions_of(prepared.source, prepared.split.train),
             ).run()
         finally:

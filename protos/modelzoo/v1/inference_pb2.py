@@ -24,35 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/modelzoo/v1/inference.proto\x12\x0bmodelzoo.v1\"Y\n\x0e\x43\x61ptionRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x11\n\tbeam_size\x18\x03 \x01(\x05\x12\x11\n\tmax_words\x18\x04 \x01(\x05\"\x84\x01\n\x0f\x43\x61ptionResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.modelzoo.v1.ImageCaptions\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"7\n\rImageCaptions\x12&\n\x08\x63\x61ptions\x18\x01 \x03(\x0b\x32\x14.modelzoo.v1.Caption\";\n\x07\x43\x61ption\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"A\n\x0f\x43lassifyRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0b\n\x03top\x18\x03 \x01(\x05\"\x83\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ImageLabels\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"A\n\x0bImageLabels\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.modelzoo.v1.Label\x12\x0e\n\x06unsure\x18\x02 \x01(\x08\"%\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"1\n\x0c\x45mbedRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\"~\n\rEmbedResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.modelzoo.v1.Embedding\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\xda\x01\n\tInference\x12\x44\n\x07\x43\x61ption\x12\x1b.modelzoo.v1.CaptionRequest\x1a\x1c.modelzoo.v1.CaptionResponse\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12>\n\x05\x45mbed\x12\x19.modelzoo.v1.EmbedRequest\x1a\x1a.modelzoo.v1.EmbedResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/modelzoo/v1/inference.proto\x12\x0bmodelzoo.v1\"\x82\x01\n\x0e\x43\x61ptionRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x11\n\tbeam_size\x18\x03 \x01(\x05\x12\x11\n\tmax_words\x18\x04 \x01(\x05\x12\'\n\x08\x64\x65\x63oding\x18\x05 \x01(\x0b\x32\x15.modelzoo.v1.Decoding\"\x98\x03\n\x08\x44\x65\x63oding\x12\x16\n\tmin_words\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x1b\n\x0elength_penalty\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x15\n\x08\x63overage\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x1c\n\x0fno_repeat_ngram\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x18\n\x0b\x62\x65\x61m_groups\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x16\n\tdiversity\x18\x06 \x01(\x01H\x05\x88\x01\x01\x12\x0e\n\x06sample\x18\x07 \x01(\x08\x12\x18\n\x0btemperature\x18\x08 \x01(\x01H\x06\x88\x01\x01\x12\x12\n\x05top_k\x18\t \x01(\x05H\x07\x88\x01\x01\x12\x12\n\x05top_p\x18\n \x01(\x01H\x08\x88\x01\x01\x12\x11\n\x04seed\x18\x0b \x01(\x05H\t\x88\x01\x01\x42\x0c\n\n_min_wordsB\x11\n\x0f_length_penaltyB\x0b\n\t_coverageB\x12\n\x10_no_repeat_ngramB\x0e\n\x0c_beam_groupsB\x0c\n\n_diversityB\x0e\n\x0c_temperatureB\x08\n\x06_top_kB\x08\n\x06_top_pB\x07\n\x05_seed\"\x84\x01\n\x0f\x43\x61ptionResponse\x12+\n\x07results\x18\x01 \x03(\x0b\x32\x1a.modelzoo.v1.ImageCaptions\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"7\n\rImageCaptions\x12&\n\x08\x63\x61ptions\x18\x01 \x03(\x0b\x32\x14.modelzoo.v1.Caption\";\n\x07\x43\x61ption\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08log_prob\x18\x02 \x01(\x01\x12\x10\n\x08\x66inished\x18\x03 \x01(\x08\"A\n\x0f\x43lassifyRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\x12\x0b\n\x03top\x18\x03 \x01(\x05\"\x83\x01\n\x10\x43lassifyResponse\x12)\n\x07results\x18\x01 \x03(\x0b\x32\x18.modelzoo.v1.ImageLabels\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"A\n\x0bImageLabels\x12\"\n\x06labels\x18\x01 \x03(\x0b\x32\x12.modelzoo.v1.Label\x12\x0e\n\x06unsure\x18\x02 \x01(\x08\"%\n\x05Label\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\"1\n\x0c\x45mbedRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06images\x18\x02 \x03(\x0c\"~\n\rEmbedResponse\x12\'\n\x07results\x18\x01 \x03(\x0b\x32\x16.modelzoo.v1.Embedding\x12\x14\n\x0cmilliseconds\x18\x02 \x01(\x01\x12\x1b\n\x13server_milliseconds\x18\x03 \x01(\x01\x12\x11\n\treference\x18\x04 \x01(\t\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\x32\xda\x01\n\tInference\x12\x44\n\x07\x43\x61ption\x12\x1b.modelzoo.v1.CaptionRequest\x1a\x1c.modelzoo.v1.CaptionResponse\x12G\n\x08\x43lassify\x12\x1c.modelzoo.v1.ClassifyRequest\x1a\x1d.modelzoo.v1.ClassifyResponse\x12>\n\x05\x45mbed\x12\x19.modelzoo.v1.EmbedRequest\x1a\x1a.modelzoo.v1.EmbedResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.modelzoo.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CAPTIONREQUEST']._serialized_start=51
-  _globals['_CAPTIONREQUEST']._serialized_end=140
-  _globals['_CAPTIONRESPONSE']._serialized_start=143
-  _globals['_CAPTIONRESPONSE']._serialized_end=275
-  _globals['_IMAGECAPTIONS']._serialized_start=277
-  _globals['_IMAGECAPTIONS']._serialized_end=332
-  _globals['_CAPTION']._serialized_start=334
-  _globals['_CAPTION']._serialized_end=393
-  _globals['_CLASSIFYREQUEST']._serialized_start=395
-  _globals['_CLASSIFYREQUEST']._serialized_end=460
-  _globals['_CLASSIFYRESPONSE']._serialized_start=463
-  _globals['_CLASSIFYRESPONSE']._serialized_end=594
-  _globals['_IMAGELABELS']._serialized_start=596
-  _globals['_IMAGELABELS']._serialized_end=661
-  _globals['_LABEL']._serialized_start=663
-  _globals['_LABEL']._serialized_end=700
-  _globals['_EMBEDREQUEST']._serialized_start=702
-  _globals['_EMBEDREQUEST']._serialized_end=751
-  _globals['_EMBEDRESPONSE']._serialized_start=753
-  _globals['_EMBEDRESPONSE']._serialized_end=879
-  _globals['_EMBEDDING']._serialized_start=881
-  _globals['_EMBEDDING']._serialized_end=908
-  _globals['_INFERENCE']._serialized_start=911
-  _globals['_INFERENCE']._serialized_end=1129
+  _globals['_CAPTIONREQUEST']._serialized_start=52
+  _globals['_CAPTIONREQUEST']._serialized_end=182
+  _globals['_DECODING']._serialized_start=185
+  _globals['_DECODING']._serialized_end=593
+  _globals['_CAPTIONRESPONSE']._serialized_start=596
+  _globals['_CAPTIONRESPONSE']._serialized_end=728
+  _globals['_IMAGECAPTIONS']._serialized_start=730
+  _globals['_IMAGECAPTIONS']._serialized_end=785
+  _globals['_CAPTION']._serialized_start=787
+  _globals['_CAPTION']._serialized_end=846
+  _globals['_CLASSIFYREQUEST']._serialized_start=848
+  _globals['_CLASSIFYREQUEST']._serialized_end=913
+  _globals['_CLASSIFYRESPONSE']._serialized_start=916
+  _globals['_CLASSIFYRESPONSE']._serialized_end=1047
+  _globals['_IMAGELABELS']._serialized_start=1049
+  _globals['_IMAGELABELS']._serialized_end=1114
+  _globals['_LABEL']._serialized_start=1116
+  _globals['_LABEL']._serialized_end=1153
+  _globals['_EMBEDREQUEST']._serialized_start=1155
+  _globals['_EMBEDREQUEST']._serialized_end=1204
+  _globals['_EMBEDRESPONSE']._serialized_start=1206
+  _globals['_EMBEDRESPONSE']._serialized_end=1332
+  _globals['_EMBEDDING']._serialized_start=1334
+  _globals['_EMBEDDING']._serialized_end=1361
+  _globals['_INFERENCE']._serialized_start=1364
+  _globals['_INFERENCE']._serialized_end=1582
 # @@protoc_insertion_point(module_scope)

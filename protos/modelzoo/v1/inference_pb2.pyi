@@ -7,16 +7,44 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class CaptionRequest(_message.Message):
-    __slots__ = ("reference", "images", "beam_size", "max_words")
+    __slots__ = ("reference", "images", "beam_size", "max_words", "decoding")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     IMAGES_FIELD_NUMBER: _ClassVar[int]
     BEAM_SIZE_FIELD_NUMBER: _ClassVar[int]
     MAX_WORDS_FIELD_NUMBER: _ClassVar[int]
+    DECODING_FIELD_NUMBER: _ClassVar[int]
     reference: str
     images: _containers.RepeatedScalarFieldContainer[bytes]
     beam_size: int
     max_words: int
-    def __init__(self, reference: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., beam_size: _Optional[int] = ..., max_words: _Optional[int] = ...) -> None: ...
+    decoding: Decoding
+    def __init__(self, reference: _Optional[str] = ..., images: _Optional[_Iterable[bytes]] = ..., beam_size: _Optional[int] = ..., max_words: _Optional[int] = ..., decoding: _Optional[_Union[Decoding, _Mapping]] = ...) -> None: ...
+
+class Decoding(_message.Message):
+    __slots__ = ("min_words", "length_penalty", "coverage", "no_repeat_ngram", "beam_groups", "diversity", "sample", "temperature", "top_k", "top_p", "seed")
+    MIN_WORDS_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_PENALTY_FIELD_NUMBER: _ClassVar[int]
+    COVERAGE_FIELD_NUMBER: _ClassVar[int]
+    NO_REPEAT_NGRAM_FIELD_NUMBER: _ClassVar[int]
+    BEAM_GROUPS_FIELD_NUMBER: _ClassVar[int]
+    DIVERSITY_FIELD_NUMBER: _ClassVar[int]
+    SAMPLE_FIELD_NUMBER: _ClassVar[int]
+    TEMPERATURE_FIELD_NUMBER: _ClassVar[int]
+    TOP_K_FIELD_NUMBER: _ClassVar[int]
+    TOP_P_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
+    min_words: int
+    length_penalty: float
+    coverage: float
+    no_repeat_ngram: int
+    beam_groups: int
+    diversity: float
+    sample: bool
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+    def __init__(self, min_words: _Optional[int] = ..., length_penalty: _Optional[float] = ..., coverage: _Optional[float] = ..., no_repeat_ngram: _Optional[int] = ..., beam_groups: _Optional[int] = ..., diversity: _Optional[float] = ..., sample: bool = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class CaptionResponse(_message.Message):
     __slots__ = ("results", "milliseconds", "server_milliseconds", "reference")
