@@ -102,9 +102,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _parted(line: str, size: int, path: Path, number: int) -> tuple[str, list[str] | None]:
     """A word and its numbers as text; no numbers of word2vec's first line. Some words of GloVe's have spaces."""
     word, *values = line.rsplit(" ", size)
-    if len(values) == size and word:
-        return word, values
     head = line.split()
+    longer = number == 1 and " " in word and _is_number(word.rpartition(" ")[2])
+    if len(values) == size and word and not longer:
+        return word, values
     if number == 1 and len(head) == 2 and all(part.isascii() and part.isdigit() for part in head):
         if int(head[1]) != size:
             raise _of_another_size(path, int(head[1]), size)
@@ -112,6 +113,14 @@ def _parted(line: str, size: int, path: Path, number: int) -> tuple[str, list[st
     if number == 1 and len(head) > 2:
         raise _of_another_size(path, len(head) - 1, size)
     raise InvalidWordVectors(f"{path}, line {number}: expected a word and {size} numbers, got {line[:60]!r}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _of_another_size(path: Path, has: int, size: int) -> InvalidWordVectors:

@@ -14,6 +14,7 @@ from finetune.data.image_header import UnreadableImage
 from finetune.data.preprocess import preprocess
 from finetune.data.source import Example
 from finetune.models.backbone import Backbone
+from finetune.models.feature_row import build_head, row_of
 from finetune.models.heads import head_kind
 from finetune.models.heads.head import Assets
 from finetune.models.restore import named_variables
@@ -35,12 +36,23 @@ def digest_of(path: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def publish_head(catalog: Catalog, parent: ModelVersion, kind_name: str, name: str, folder: Path) -> tuple[Any, str]:
+def publish_head(
+    catalog: Catalog,
+    parent: ModelVersion,
+    kind_name: str,
+    name: str,
+    folder: Path,
+    *,
+    feature_map_shape: tuple[int, int, int] | None = None,
+    **wanted: Any,
+) -> tuple[Any, str]:
     """A version of `parent`'s backbone with a fresh head; gives the head layer and the version's reference."""
     kind = head_kind(kind_name)
-    arguments = kind.Arguments.model_validate({"min_count": 1, "max_words": 5} if kind_name == "captioner" else {})
+    small = {"min_count": 1, "max_words": 5} if kind_name == "captioner" else {}
+    arguments = kind.Arguments.model_validate(small | wanted)
     assets: Assets = kind.learn_assets(EXAMPLES, arguments)
-    layer = kind.build(arguments=arguments, feature_dim=TINY_FEATURE_DIM, assets=assets, seed=3)
+    row = row_of(kind, arguments, feature_dim=TINY_FEATURE_DIM, feature_map_shape=feature_map_shape)
+    layer = build_head(kind, arguments=arguments, row=row, assets=assets, seed=3)
     layer_as_keras: Any = layer
     head_path = folder / f"{name}.safetensors"
     tensors = {path: np.asarray(variable) for path, variable in named_variables(layer_as_keras).items()}

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import grpc
 import pytest
 from hypothesis import given
@@ -9,6 +12,7 @@ from finetune.wire import error_details, error_from, from_struct, to_struct
 from protos.modelzoo.v1 import finetune_pb2
 from server import convert
 from server.convert import InvalidPage
+from server.data_roots import DataNotOnServer, UnknownData
 from server.interceptor import STATUSES
 from zoo.errors import BY_CODE, InvalidArgument, NotFound, ZooError
 
@@ -89,3 +93,24 @@ def test_flags_come_before_the_spec_and_settings_before_both() -> None:
     assert spec.train.optimizer.learning_rate == 1e-3
     assert repr(spec.head.arguments["units"]) == "64"
     assert spec.recipe == "captioner"
+
+
+def test_word_vectors_of_a_request_lie_below_a_data_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "vectors.txt").write_text("dog 1 2\n")
+    (tmp_path / "secret.txt").write_text("password 1 2\n")
+
+    def asked(path: str) -> Any:
+        settings = {"head.arguments.word_vectors": path}
+        message = finetune_pb2.FineTuneSpec(
+            name="cap", backbone="tiny@1", head="captioner", data="scenes:", settings=settings
+        )
+        return convert.job_spec(message, {"texts": str(root)}).head.arguments["word_vectors"]
+
+    assert asked("texts/vectors.txt") == str(root / "vectors.txt")
+    for path in (str(tmp_path / "secret.txt"), "../secret.txt", "texts/../../secret.txt"):
+        with pytest.raises(DataNotOnServer):
+            asked(path)
+    with pytest.raises(UnknownData):
+        asked("texts/gone.txt")

@@ -22,6 +22,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from finetune.client import RequestTooLarge, ServerUnreachable, ZooClient
 from finetune.jobs.queue import JobQueue
 from finetune.jobs.tables import default_queue_url
+from finetune.models.decoding_options import DecodingRequest
 from protos.modelzoo.v1 import catalog_pb2, catalog_pb2_grpc
 from tests.server.conftest import JOB, RunningServer
 from zoo.describe import describe
@@ -190,6 +191,9 @@ def test_an_evaluation_that_cannot_be_right_is_refused(
 
 def test_captions(server: RunningServer, client: ZooClient, png: bytes) -> None:
     answer = client.caption("cap", [png, png], beam_size=2)
+    longer = client.caption("cap", [png], decoding=DecodingRequest(sample=True, beam_size=3, min_words=2, seed=1))
+    assert len(longer.captions[0]) == 3
+    assert all(len(caption.text.split()) >= 2 for caption in longer.captions[0])
     assert answer.reference == "cap@1"
     assert len(answer.captions) == 2
     assert answer.captions[0][0].text == answer.captions[1][0].text != ""
@@ -203,6 +207,9 @@ def test_captions(server: RunningServer, client: ZooClient, png: bytes) -> None:
     assert "has a captioner head, no classifier head" in refusal(lambda: client.classify("cap", [png])).message
     assert isinstance(refusal(lambda: client.caption("unheard", [png])), NotFound)
     assert isinstance(refusal(lambda: client.caption("cap", [png], beam_size=99)), InvalidArgument)
+    drawn = refusal(lambda: client.caption("cap", [png], decoding=DecodingRequest(top_k=3)))
+    assert isinstance(drawn, InvalidArgument)
+    assert "words are searched for" in drawn.message
     assert isinstance(refusal(lambda: client.caption("cap", [png] * 65)), InvalidArgument)
     assert isinstance(refusal(lambda: client.caption("cap", [])), InvalidArgument)
 

@@ -35,7 +35,11 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module", params=list(DECODERS))
+COMMON = ("lstm", "gru, normalised, tied", "soft gru from its state", "top down")  # between them everything
+EACH = [pytest.param(name, marks=() if name in COMMON else pytest.mark.slow) for name in DECODERS]
+
+
+@pytest.fixture(scope="module", params=EACH)
 def wild(request: pytest.FixtureRequest) -> CaptionerLayer:
     layer, _, _, _ = make(PHRASES, max_words=7, **DECODERS[request.param])
     sharpen(layer, 0.6)

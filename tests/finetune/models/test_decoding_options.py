@@ -20,7 +20,7 @@ IMAGES = 8
 
 @pytest.fixture(scope="module")
 def chatty() -> CaptionerLayer:
-    """Random weights that say the same words again and again, with attention so that coverage has something to count."""
+    """Random weights that say the same words again and again, with attention, for coverage to count."""
     layer, _, _, _ = make([WORDS], max_words=9, attention="soft", attention_units=8)
     sharpen(layer, 0.6, seed=3)
     layer.output_projection.bias.assign(np.where(np.arange(len(layer.vocabulary)) == END, -1.0, 0.0))
@@ -46,8 +46,7 @@ def _repeats(words: tuple[int, ...], n: int) -> bool:
     return len(set(grams)) < len(grams)
 
 
-@pytest.mark.parametrize("sample", [False, True])
-@pytest.mark.parametrize("n", [1, 2, 3])
+@pytest.mark.parametrize(("n", "sample"), [(1, False), (2, True), (3, False)])
 def test_no_words_in_a_row_are_said_twice(chatty: CaptionerLayer, n: int, sample: bool) -> None:
     free = [words for captions in _said(chatty, beam_size=3, sample=sample or None) for words, _, _ in captions]
     assert any(_repeats(words, n) for words in free), "nothing repeats by itself: this test shows nothing"
@@ -202,5 +201,5 @@ def test_a_heads_own_options_are_where_a_request_says_nothing() -> None:
     assert DecodingRequest(beam_size=4).resolved(head).beam_groups == 1  # 4 beams can't be dealt to 3
     assert DecodingRequest(max_words=2).resolved(head).min_words == 2
     for wrong in ({"min_words": 31}, {"beam_size": 3, "beam_groups": 2}, {"coverage": 0.1}):
-        with pytest.raises(ValueError, match="min_words|beam_size|coverage"):
+        with pytest.raises(ValueError, match=r"min_words|beam_size|coverage"):
             CaptionerArguments.model_validate(wrong)
