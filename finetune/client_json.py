@@ -87,8 +87,16 @@ def _error(message: finetune_pb2.JobError) -> dict[str, Any]:
 
 
 def _progress(message: finetune_pb2.JobProgress) -> dict[str, Any]:
-    plain = {
-        field.name: getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
-        for field in finetune_pb2.JobProgress.DESCRIPTOR.fields
+    return _plain(message) | {
+        "warnings": list(message.warnings),
+        "input": _plain(message.input) if message.HasField("input") else None,
     }
-    return plain | {"warnings": list(message.warnings)}
+
+
+def _plain(message: finetune_pb2.JobProgress | finetune_pb2.JobInput) -> dict[str, Any]:
+    """Every field but messages; None for one that is absent."""
+    return {
+        field.name: getattr(message, field.name) if not field.has_presence or message.HasField(field.name) else None
+        for field in message.DESCRIPTOR.fields
+        if field.message_type is None
+    }

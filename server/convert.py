@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -188,9 +188,15 @@ def _error(value: Mapping[str, Any]) -> finetune_pb2.JobError:
 
 
 def _progress(value: Mapping[str, Any]) -> finetune_pb2.JobProgress:
-    return finetune_pb2.JobProgress(
-        **{key: value[key] for key in finetune_pb2.JobProgress.DESCRIPTOR.fields_by_name if value.get(key) is not None}
-    )
+    told = _known(finetune_pb2.JobProgress.DESCRIPTOR.fields_by_name, {**value, "input": None})
+    if value.get("input"):
+        told["input"] = finetune_pb2.JobInput(**_known(finetune_pb2.JobInput.DESCRIPTOR.fields_by_name, value["input"]))
+    return finetune_pb2.JobProgress(**told)
+
+
+def _known(names: Iterable[str], value: Mapping[str, Any]) -> dict[str, Any]:
+    """What the message has a field for, and is known."""
+    return {key: value[key] for key in names if value.get(key) is not None}
 
 
 def page_size(asked: int) -> int:

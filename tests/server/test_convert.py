@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from finetune import client_json
 from finetune.wire import error_details, error_from, from_struct, to_struct
 from protos.modelzoo.v1 import finetune_pb2
 from server import convert
@@ -114,3 +115,16 @@ def test_word_vectors_of_a_request_lie_below_a_data_root(tmp_path: Path) -> None
             asked(path)
     with pytest.raises(UnknownData):
         asked("texts/gone.txt")
+
+
+def test_progress_comes_back_as_it_was_written_with_what_the_wire_has_fields_for() -> None:
+    told = {"step": 3, "steps": 10, "loss": 0.5, "examples_per_second": None, "eta_seconds": 2.0, "phase": "training"}
+    shown = {"waited_share": 0.25, "ready_fill": 0.5, "read_per_second": 10.0, "decoded_per_second": 9.5,
+             "megabytes_per_second": 1.5, "skipped": 2}  # fmt: skip
+    message = convert._progress({**told, "input": {**shown, "totals": {"bytes": 1}}, "warnings": ["small"], "pid": 7})
+    assert client_json._progress(message) == {
+        **told, "done": None, "total": None, "warnings": ["small"], "input": shown
+    }  # fmt: skip
+    cached = client_json._progress(convert._progress({**told, "input": {"waited_share": 0.0}}))
+    assert cached["input"] == dict.fromkeys(shown) | {"waited_share": 0.0}
+    assert client_json._progress(convert._progress(told))["input"] is None

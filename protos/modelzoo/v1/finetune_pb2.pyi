@@ -197,7 +197,7 @@ class JobError(_message.Message):
     def __init__(self, code: _Optional[str] = ..., reason: _Optional[str] = ..., message: _Optional[str] = ..., hint: _Optional[str] = ..., details: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class JobProgress(_message.Message):
-    __slots__ = ("step", "steps", "loss", "examples_per_second", "eta_seconds", "phase", "done", "total", "warnings")
+    __slots__ = ("step", "steps", "loss", "examples_per_second", "eta_seconds", "phase", "done", "total", "warnings", "input")
     STEP_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -207,6 +207,7 @@ class JobProgress(_message.Message):
     DONE_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
     step: int
     steps: int
     loss: float
@@ -216,7 +217,24 @@ class JobProgress(_message.Message):
     done: int
     total: int
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., examples_per_second: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    input: JobInput
+    def __init__(self, step: _Optional[int] = ..., steps: _Optional[int] = ..., loss: _Optional[float] = ..., examples_per_second: _Optional[float] = ..., eta_seconds: _Optional[float] = ..., phase: _Optional[str] = ..., done: _Optional[int] = ..., total: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., input: _Optional[_Union[JobInput, _Mapping]] = ...) -> None: ...
+
+class JobInput(_message.Message):
+    __slots__ = ("waited_share", "ready_fill", "read_per_second", "decoded_per_second", "megabytes_per_second", "skipped")
+    WAITED_SHARE_FIELD_NUMBER: _ClassVar[int]
+    READY_FILL_FIELD_NUMBER: _ClassVar[int]
+    READ_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    DECODED_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    MEGABYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    waited_share: float
+    ready_fill: float
+    read_per_second: float
+    decoded_per_second: float
+    megabytes_per_second: float
+    skipped: int
+    def __init__(self, waited_share: _Optional[float] = ..., ready_fill: _Optional[float] = ..., read_per_second: _Optional[float] = ..., decoded_per_second: _Optional[float] = ..., megabytes_per_second: _Optional[float] = ..., skipped: _Optional[int] = ...) -> None: ...
 
 class JobEvent(_message.Message):
     __slots__ = ("cursor", "job_id", "time", "kind", "state", "message", "progress", "job", "role")

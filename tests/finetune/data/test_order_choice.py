@@ -133,8 +133,14 @@ def alike(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]) 
             np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("make", [rows_of, images_of])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((images_of, name) for name in NAMES),
+        (rows_of, "weighted"),
+        *(pytest.param(rows_of, name, marks=pytest.mark.slow) for name in NAMES if name != "weighted"),
+    ],
+)
 def test_resumed_or_shared_out_the_batches_are_the_same(name: Any, make: Any, split: SplitData) -> None:
     order = order_of(name, split.table.arrays["label"])
     alone = make(order, split, first=0, steps=9, share=Share(batch_size=BATCH))
