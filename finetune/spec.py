@@ -299,6 +299,7 @@ class JobSpec(_Part):
         _check_penalties(spec)
         _check_few(spec)
         _check_augmentation(spec)
+        _check_rewards(spec)
         _check_input(spec)
         if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
             raise InvalidSpec(
@@ -402,6 +403,17 @@ def _check_penalties(spec: JobSpec) -> None:
                 f"{path} acts on trained layers of the backbone, and with model.train_from=none there are none",
                 hint="--set model.train_from=…, or train.stages",
             )
+
+
+def _check_rewards(spec: JobSpec) -> None:
+    """Raises InvalidSpec where captions would have to be rewarded by processes that run graphs only."""
+    rewarded = spec.head.kind == "captioner" and spec.head.arguments.get("self_critical_from") is not None
+    if rewarded and spec.strategy.kind == "parameter-server":
+        raise InvalidSpec(
+            "head.arguments.self_critical_from: captions are rewarded by Python, and under strategy.kind="
+            "parameter-server the steps run where there is none",
+            hint="--strategy all-reduce, or one-device",
+        )
 
 
 def _check_augmentation(spec: JobSpec) -> None:

@@ -28,7 +28,7 @@ from finetune.models.backbone import Backbone
 from finetune.models.feature_row import FeatureRow, as_rows, build_head, row_of
 from finetune.models.heads import head_arguments, head_kind
 from finetune.models.heads.class_rows import continued_assets
-from finetune.models.heads.head import Assets, HeadKind, HeadLayer
+from finetune.models.heads.head import Assets, HeadKind, HeadLayer, LearnsFromExamples
 from finetune.models.task_model import stored_assets
 from finetune.spec import JobSpec
 from finetune.training.bad_records import require_few, without
@@ -96,7 +96,10 @@ class Prepared:
     warnings: tuple[str, ...] = ()  # of the data, see finetune.training.data_warnings
 
     def build_head(self, *, seed: int) -> HeadLayer:
-        return build_head(self.kind, arguments=self.arguments, row=self.row, assets=self.assets, seed=seed)
+        head = build_head(self.kind, arguments=self.arguments, row=self.row, assets=self.assets, seed=seed)
+        if isinstance(head, LearnsFromExamples) and "train" in self.splits:  # an evaluator doesn't train
+            head.learn_from(self.splits["train"].examples)
+        return head
 
 
 def prepare(

@@ -74,6 +74,10 @@ class CaptionerArguments(BaseModel):
     scheduled_sampling: _Share = 0.0  # greatest share of input words that are the decoder's own (arXiv:1506.03099)
     scheduled_sampling_steps: Annotated[int, Field(ge=1)] = 1000  # the share grows linearly until then
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
+    # Self-critical training (arXiv:1612.00563): from this step on captions are drawn and rewarded. None: never.
+    self_critical_from: Annotated[int, Field(ge=0)] | None = None
+    self_critical_samples: Annotated[int, Field(ge=2, le=64)] = 5  # captions that are drawn of a row's image
+    self_critical_bleu: Annotated[float, Field(ge=0)] = 0.0  # weight of BLEU-4 in the reward, beside CIDEr
     max_words: Annotated[int, Field(ge=1, le=200)] = 30  # longest caption in tokens, in training and when captioning
     # What a token is (finetune.text.tokenizers). None: words, or what the head to start from has. A recipe chooses
     # characters for languages without spaces.
@@ -164,7 +168,9 @@ class CaptionerKind:
         tokens_NT = np.full((len(rows), arguments.max_words + 1), PAD, np.int32)
         for row, numbers in enumerate(rows):
             tokens_NT[row, : len(numbers)] = numbers
-        return TargetTable(image_index=np.asarray(images, np.int32), arrays={"tokens": tokens_NT})
+        image_N = np.asarray(images, np.int32)
+        drawn = {} if arguments.self_critical_from is None else {"image": image_N}  # whose captions a row is judged by
+        return TargetTable(image_index=image_N, arrays={"tokens": tokens_NT, **drawn})
 
     def reads_feature_map(self, arguments: CaptionerArguments) -> bool:
         """Whether it looks at places of the image."""

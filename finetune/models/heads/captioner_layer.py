@@ -38,6 +38,7 @@ from finetune.models.heads.captioner_loss import CaptionLoss
 from finetune.models.heads.captioner_scores import CaptionScores
 from finetune.models.heads.captioner_speech import BATCH_SIZES, Explanation, Speech
 from finetune.models.heads.head import LossTerms
+from finetune.models.heads.self_critical import SelfCritic
 from finetune.models.word_vectors import WordVectors
 from finetune.text.caption import Caption
 from finetune.text.vocabulary import SPECIALS, Vocabulary
@@ -92,6 +93,7 @@ class CaptionerLayer(keras.layers.Layer):
         self._loss = CaptionLoss(self)
         self._speech = Speech(self)
         self._scores = CaptionScores(self)
+        self._critic = SelfCritic(self)
 
     @property
     def seed_generators(self) -> list[keras.random.SeedGenerator]:
@@ -163,7 +165,10 @@ class CaptionerLayer(keras.layers.Layer):
 
     def start(self, row_BX: tf.Tensor) -> tuple[State, Memory]:
         """State before <s>, and the memory, of what the head reads of images."""
-        features = self.row.split({"feature_vector": tf.cast(row_BX, tf.float32)})
+        return self.start_of(self.row.split({"feature_vector": tf.cast(row_BX, tf.float32)}))
+
+    def start_of(self, features: Mapping[str, Any]) -> tuple[State, Memory]:
+        """`start` of `row.split(features)`."""
         image_BE = self.embed_image(features["feature_vector"])
         memory = self.look(features, image_BE)
         state = self.begin(image_BE)
@@ -198,8 +203,14 @@ class CaptionerLayer(keras.layers.Layer):
     # What a HeadLayer does.
 
     def follow_steps(self, global_step: Any) -> None:
-        """Scheduled sampling grows with it."""
+        """Scheduled sampling grows with it; self-critical training begins by it."""
         self._loss.follow(global_step)
+        self._critic.follow(global_step)
+
+    def learn_from(self, examples: Sequence[Example]) -> None:
+        """The training split, whose captions drawn ones are compared with."""
+        if self.arguments.self_critical_from is not None:
+            self._critic.learn_from(examples)
 
     def loss(self, features: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
         """Sums of cross-entropies over words and end tokens, and their number.
@@ -211,7 +222,15 @@ class CaptionerLayer(keras.layers.Layer):
             training: dropout, word dropout, label smoothing, scheduled sampling and the losses beside the words' own
                 on. Without it exp(loss_sum / weight_sum) is the perplexity a word, end token included.
         """
-        return self._loss.terms(self.row.split(features), targets, training=training)
+        features = self.row.split(features)
+        terms = self._loss.terms(features, targets, training=training)
+        if training and self.arguments.self_critical_from is not None:
+            return self._critic.instead(terms, features, targets)
+        return terms
+
+    def word_loss(self, features: Mapping[str, Any], targets: Mapping[str, Any]) -> LossTerms:
+        """The words' own loss of `row.split(features)`: no dropout, nothing beside it."""
+        return self._loss.terms(features, targets, training=False)
 
     def decode(self, row_BX: tf.Tensor, request: DecodingRequest | None = None, **wanted: Any) -> DecodedCaptions:
         """Captions of images as numbers (finetune.models.decoding). What isn't asked for, by a DecodingRequest or its

@@ -100,6 +100,14 @@ class FollowsSteps(Protocol):
 
 
 @runtime_checkable
+class LearnsFromExamples(Protocol):
+    """A HeadLayer whose training loss compares with more of the training split than a batch holds."""
+
+    def learn_from(self, examples: Sequence[Example]) -> None:
+        """The training split's examples; a target array may point into them."""
+
+
+@runtime_checkable
 class FittedHead(Protocol):
     """A HeadLayer with numbers that are fitted to its predictions once its weights are what they are: a temperature,
     thresholds. It is asked where the validation predictions are, after each Checkpoint; the best Checkpoint's numbers
