@@ -194,6 +194,7 @@ def _train(
 ) -> Outcome:
     """Stage after stage, up to the last step of all or the early stop."""
     from finetune.training.controller import Controller
+    from finetune.training.footing import norm_warning
     from finetune.training.initialise import next_stage
     from finetune.training.inputs import training_input
     from finetune.training.summaries import Summaries
@@ -205,6 +206,8 @@ def _train(
         while True:
             if said := start.stage.sentence:
                 progress.say(said)
+            if warning := norm_warning(start.stage, start.network):
+                progress.say(f"warning: {warning}")
             share = group.share(request.spec.train)
             batches = training_input(request.spec, prepared, catalog, start.stage, share=share)
             with watched(
