@@ -14,7 +14,7 @@ from typing import Any
 
 from finetune.jobs.job import Job, JobEvent
 from finetune.jobs.roles import RoleState
-from finetune.models.word_vectors import WORD_VECTORS_ARGUMENT
+from finetune.models.heads.captioner import FILE_ARGUMENTS
 from finetune.recipes import overlaid, resolve
 from finetune.spec import HeadConfig, InvalidSpec, JobSpec
 from finetune.wire import from_struct, to_struct, to_timestamp
@@ -57,12 +57,12 @@ def job_spec(message: finetune_pb2.FineTuneSpec, roots: Roots) -> JobSpec:
 
 
 def _server_head(head: HeadConfig, roots: Roots) -> HeadConfig:
-    """The head's arguments, with the file that one of them may name put under its root."""
-    named = head.arguments.get(WORD_VECTORS_ARGUMENT)
-    if not isinstance(named, str):
+    """The head's arguments, with the files that some of them may name put under their roots."""
+    named = {key: head.arguments[key] for key in FILE_ARGUMENTS if isinstance(head.arguments.get(key), str)}
+    if not named:
         return head
-    path = server_file(named, named, roots)
-    return head.model_copy(update={"arguments": {**head.arguments, WORD_VECTORS_ARGUMENT: path}})
+    paths = {key: server_file(str(name), str(name), roots) for key, name in named.items()}
+    return head.model_copy(update={"arguments": {**head.arguments, **paths}})
 
 
 def evaluation(message: finetune_pb2.EvaluateVersionRequest, version: ModelVersion, roots: Roots) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from finetune.jobs.queue import HEARTBEAT_SECONDS, JobQueue
 from finetune.jobs.supervise import EXIT_NOT_MINE
 from finetune.jobs.supervisor import EXIT_INTERRUPTED, LONGEST_PAUSE, job_folder_path
 from finetune.jobs.tables import QUEUE_VARIABLE
-from finetune.models.word_vectors import WORD_VECTORS_ARGUMENT
+from finetune.models.heads.captioner import FILE_ARGUMENTS
 from finetune.spec import JobSpec
 from server.data_roots import Roots, known_file, known_location, known_split
 from server.threads import in_thread
@@ -89,9 +89,9 @@ class Scheduler:
         def require_fit(spec: JobSpec) -> None:
             known_location(spec.data.location, self._roots)
             known_split(spec.data.split, self._roots)
-            vectors = spec.head.arguments.get(WORD_VECTORS_ARGUMENT)
-            if isinstance(vectors, str):
-                known_file(vectors, vectors, self._roots)
+            for key in FILE_ARGUMENTS:
+                if isinstance(path := spec.head.arguments.get(key), str):
+                    known_file(path, path, self._roots)
 
         return adopt_abandoned(self._queue, self._catalog.store, require_fit=require_fit)
 

@@ -20,15 +20,18 @@ from finetune.data.source import Example
 from finetune.models.decoding_options import MAX_NGRAM
 from finetune.models.feature_row import FeatureRow
 from finetune.models.heads.head import Assets, TargetTable
-from finetune.models.word_vectors import WORD_VECTORS, WordVectors, read_word_vectors
-from finetune.text.tokenizers import TokenizerKind, WordOptions, kind_and_options, learn_tokenizer
+from finetune.models.word_vectors import WORD_VECTORS, WORD_VECTORS_ARGUMENT, WordVectors, read_word_vectors
+from finetune.text.tokenizers import Tokenizer, TokenizerKind, WordOptions, kind_and_options, learn_tokenizer
 from finetune.text.vocabulary import END, PAD, Vocabulary, words_of
+from finetune.text.word_counts import never_said, read_vocabulary
 from zoo.errors import FailedPrecondition, InvalidArgument
 from zoo.vocabulary_file import TOKENIZER
 
 if TYPE_CHECKING:
     from finetune.models.heads.captioner_layer import CaptionerLayer
     from finetune.spec import JobSpec
+
+FILE_ARGUMENTS = (WORD_VECTORS_ARGUMENT, "word_counts")  # paths; a server takes those below its data roots
 
 _log = logging.getLogger(__name__)
 _Share = Annotated[float, Field(ge=0, lt=1)]
@@ -84,6 +87,7 @@ class CaptionerArguments(BaseModel):
     tokenizer: TokenizerKind | None = None
     keep_case: bool = False
     keep_punctuation: bool = False
+    word_counts: Annotated[str, Field(min_length=1)] | None = None  # file of words, im2txt's; None: learn them
     pieces: Annotated[int, Field(ge=8, le=100_000)] = 4000  # of a SentencePiece model, at most
     beam_size: Annotated[int, Field(ge=1, le=64)] = 3
     length_penalty: Annotated[float, Field(ge=0, le=2)] = 0.7  # α: captions are ranked by log_prob / length^α
@@ -102,6 +106,8 @@ class CaptionerArguments(BaseModel):
             raise ValueError(f"beam_size, {self.beam_size}, can't be dealt to {self.beam_groups} groups of one size")
         if self.coverage and self.attention == "none":
             raise ValueError("coverage counts what attention has looked at: it wants attention=soft or top_down")
+        if self.word_counts is not None and self.tokenizer == "sentencepiece":
+            raise ValueError("word_counts lists words; the pieces of tokenizer=sentencepiece are those of its model")
         return self
 
 
@@ -112,9 +118,9 @@ class CaptionerKind:
     Arguments: type[BaseModel] = CaptionerArguments
 
     def learn_assets(self, examples: Sequence[Example], arguments: CaptionerArguments) -> Assets:
-        """The vocabulary of a training split.
+        """The vocabulary of a training split, or of the file that `word_counts` names.
 
-        Raises EmptyCaption naming the image, NoCaptions when there is nothing to learn.
+        Raises EmptyCaption naming the image, NoCaptions when there is nothing to learn; what `read_vocabulary` raises.
         """
         captions = [caption for example in examples for caption in example.captions]
         tokenizer = learn_tokenizer(
@@ -126,7 +132,10 @@ class CaptionerKind:
         for example in examples:
             for caption in example.captions:
                 words_of(caption, where=example.id, tokenizer=tokenizer)
-        vocabulary = Vocabulary.learn(captions, arguments.min_count, tokenizer=tokenizer)
+        if arguments.word_counts is None:
+            vocabulary = Vocabulary.learn(captions, arguments.min_count, tokenizer=tokenizer)
+        else:
+            vocabulary = _listed(Path(arguments.word_counts).expanduser(), tokenizer)
         initial: dict[str, bytes] = {}
         if arguments.word_vectors is not None:
             vectors = read_word_vectors(Path(arguments.word_vectors), vocabulary.words, size=arguments.embedding)
@@ -207,15 +216,33 @@ class CaptionerKind:
 
     def plan_warnings(self, examples: Sequence[Example], arguments: CaptionerArguments, spec: JobSpec) -> list[str]:
         """Says what a plan asks for in vain."""
-        if arguments.word_vectors is not None and spec.start_from is not None:
-            return [f"word_vectors are not read: the words' embeddings are those of {spec.start_from}"]
-        return []
+        start, said = spec.start_from, []
+        if arguments.word_vectors is not None and start is not None:
+            said.append(f"word_vectors are not read: the words' embeddings are those of {start}")
+        if arguments.word_counts is not None and start is not None:
+            said.append(f"word_counts is not read: the words are those of {start}")
+        return said
 
     def resolved(self, arguments: CaptionerArguments, assets: Assets) -> dict[str, Any]:
-        """Every argument, defaults included. The vocabulary isn't one: it is an asset of the version. Nor is the file
-        of word vectors, which decided weights that the version has."""
+        """Every argument, defaults included. The vocabulary isn't one: it is an asset of the version. Nor are the
+        files of words and of word vectors, which decided what the version has."""
         kind, options = kind_and_options(assets.tokenizer or TOKENIZER)
-        return arguments.model_dump(mode="json") | {"tokenizer": kind, "word_vectors": None} | asdict(options)
+        found = {"tokenizer": kind, **asdict(options), **dict.fromkeys(FILE_ARGUMENTS)}
+        return arguments.model_dump(mode="json") | found
+
+
+def _listed(path: Path, tokenizer: Tokenizer) -> Vocabulary:
+    """The vocabulary of a file; says on stderr which of its words no caption will ever have."""
+    vocabulary = read_vocabulary(path, tokenizer)
+    odd = never_said(vocabulary)
+    if odd:
+        print(
+            f"warning: {len(odd)} of the {len(vocabulary.words)} words of {path} are none to {vocabulary.tokenizer}: "
+            f"{', '.join(map(repr, odd[:5]))}, …",
+            file=sys.stderr,
+            flush=True,
+        )
+    return vocabulary
 
 
 def _vocabulary(arguments: CaptionerArguments, assets: Assets) -> Vocabulary:

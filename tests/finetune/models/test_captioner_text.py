@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from finetune.data.source import Example
 from finetune.models.heads.captioner import CAPTIONER, AnotherVocabulary, CaptionerArguments
 from finetune.text.vocabulary import END, PAD, UNKNOWN, EmptyCaption, Vocabulary
 from tests.finetune.models.toy_captioner import examples_of, features_of, make, train
+from zoo.im2txt_vocabulary import MissingWordCounts
 
 ODD = [
     "a dog 🐕 runs",
@@ -104,3 +107,21 @@ def test_a_vocabulary_of_another_model_is_refused() -> None:
     characters = make(["a dog runs"], tokenizer="characters")[2]
     table = CAPTIONER.targets(examples_of(["dog"]), arguments, characters)  # None: what the vocabulary has
     assert (table.arrays["tokens"] != PAD).sum() == 4
+
+
+def test_the_words_of_im2txts_file_are_taken_in_its_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "word_counts.txt"
+    file.write_text("a 9\n<S> 5\n</S> 5\n. 5\ndog 4\nruns 1\nzebra 1\n<UNK> 0\n")
+    layer, table, assets, arguments = make(["A dog runs.", "a dog sits"], word_counts=str(file), min_count=4)
+    vocabulary = Vocabulary.from_files(assets.files)
+    assert vocabulary.words == ("a", ".", "dog", "runs", "zebra")  # min_count is the file's business
+    assert table.arrays["tokens"][1, :4].tolist() == [4, 6, UNKNOWN, END]
+    assert "1 of the 5 words" in capsys.readouterr().err
+    assert len(layer.vocabulary) == 9
+    assert CAPTIONER.resolved(arguments, assets)["word_counts"] is None  # the vocabulary is an asset
+    kept = make(["A dog runs."], word_counts=str(file), keep_punctuation=True)[1]
+    assert kept.arrays["tokens"][0, :5].tolist() == [4, 6, 7, 5, END]
+    with pytest.raises(MissingWordCounts):
+        make(["a dog"], word_counts=str(tmp_path / "none.txt"))
+    with pytest.raises(ValidationError, match="pieces of tokenizer=sentencepiece"):
+        CaptionerArguments(word_counts=str(file), tokenizer="sentencepiece")
