@@ -48,17 +48,27 @@ def figure(name: str, **values: Any) -> None:
 
 
 def _network() -> Any:
-    """All of EfficientNet-Lite0 with fresh weights, which take the time that any take, and a classifier."""
+    """All of EfficientNet-Lite0 and a classifier. Weights are drawn so that activations neither die nor explode: tiny
+    numbers would take other times than those of a trained network."""
+    import numpy as np
+
     from finetune.models.network import ThawedNetwork
     from zoo.input_spec import InputSpec
     from zoo.manifest import Architecture
 
-    return ThawedNetwork(
+    network = ThawedNetwork(
         head=_head(),
         architecture=Architecture(name="efficientnet_lite0"),
         input_spec=InputSpec(height=SIDE, width=SIDE),
         train_from="all",
     )
+    random = np.random.default_rng(0)
+    for name, variable in network.groups["backbone"].items():
+        shape = tuple(variable.shape)
+        if len(shape) == 4:
+            fan_in = shape[0] * shape[1] * (1 if "depthwise" in name else shape[2])
+            variable.assign(random.standard_normal(shape) * (2 / fan_in) ** 0.5)
+    return network
 
 
 def _head() -> Any:
