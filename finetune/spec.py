@@ -172,6 +172,7 @@ class TrainConfig(_Part):
     batch_size: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 1
     deterministic: bool = False
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"  # in which a thawed backbone computes
     evaluate_every: Annotated[int, Field(ge=1)] = 250  # steps; a Checkpoint is saved at each evaluation
     save_seconds: Annotated[float, Field(gt=0)] | None = None  # a Checkpoint to resume from, besides, that often
     keep_checkpoints: Annotated[int, Field(ge=1)] = 3  # evaluated ones, besides the best
@@ -262,7 +263,7 @@ class DebugConfig(_Part):
 # Recipes as old as what came later: a spec of theirs says all of it, for what is left out would come from the recipe.
 _LATER_RECIPES = frozenset({"few-shot", "full", "gradual", "im2txt", "slim-flowers"})
 _LATER_OF_DATA = ("per_class", "order", "order_power", "features")
-_LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan", "stages")
+_LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan", "stages", "precision")
 _LATER_OF_MODELS = ("batch_norm",)
 _LATER_OF_OPTIMIZERS = (
     "end_learning_rate", "power", "boundaries", "nesterov", "rho", "beta_1", "beta_2", "epsilon", "accumulate",
@@ -301,10 +302,7 @@ class JobSpec(_Part):
         _check_augmentation(spec)
         _check_rewards(spec)
         _check_input(spec)
-        if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
-            raise InvalidSpec(
-                "train.on_nan=rollback: the workers of all-reduce don't go back together; leave it at stop"
-            )
+        _check_training(spec)
         _check_debug(spec)
         check_model_name(spec.name)
         for reference in (spec.backbone, spec.start_from):
@@ -413,6 +411,24 @@ def _check_rewards(spec: JobSpec) -> None:
             "head.arguments.self_critical_from: captions are rewarded by Python, and under strategy.kind="
             "parameter-server the steps run where there is none",
             hint="--strategy all-reduce, or one-device",
+        )
+
+
+def _check_training(spec: JobSpec) -> None:
+    """Raises InvalidSpec where train.on_nan or train.precision can't do what it says."""
+    if spec.train.on_nan.action == "rollback" and spec.strategy.kind == "all-reduce":
+        raise InvalidSpec("train.on_nan=rollback: the workers of all-reduce don't go back together; leave it at stop")
+    precision = spec.train.precision
+    if precision != "float32" and spec.model.train_from == "none":
+        raise InvalidSpec(
+            f"train.precision is {precision}: it is of the backbone, which is frozen; its features are computed once, "
+            "in float32, and the head's steps are too small to gain",
+            hint="--set model.train_from=… trains the backbone too; data.features=float16 halves what is kept",
+        )
+    if precision == "mixed_float16" and spec.strategy.kind != "one-device":
+        raise InvalidSpec(
+            f"train.precision is mixed_float16: its loss scale is of one device, the strategy is {spec.strategy.kind}",
+            hint="--set train.precision=mixed_bfloat16",
         )
 
 

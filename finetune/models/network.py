@@ -19,6 +19,7 @@ import tensorflow as tf
 from finetune.models.backbone import build_backbone
 from finetune.models.cuts import cut_before
 from finetune.models.heads.head import HeadLayer, LossTerms
+from finetune.models.precision import as_float32, computing_in
 from finetune.models.restore import named_variables, restore
 from zoo.architectures import architecture_facts
 from zoo.errors import InvalidArgument
@@ -96,17 +97,19 @@ class ThawedNetwork:
         input_spec: InputSpec,
         train_from: str,
         batch_norm: str = "frozen",
+        precision: str = "float32",
         assets: Mapping[str, bytes] | None = None,
     ) -> None:
         """`train_from`: see `finetune.models.cuts.first_endpoint`, not `none`. `batch_norm`: `train` makes BatchNorm
         behind the cut use each batch's statistics in training and keep moving averages of them (rows of weight 0 count
         there too). Raises UnknownEndpoint, InvalidTrainFrom, UncuttableEndpoint, NoBatchNorm, what `build_backbone`
-        raises."""
+        raises. `precision`: see `finetune.models.precision`."""
         self.head = head
         facts = architecture_facts(architecture.name)
         cut = cut_before(facts, train_from)
         names = [each.name for each in facts.endpoints]
-        self._whole = build_backbone(architecture, input_spec, endpoints=names, assets=assets)
+        with computing_in(precision):
+            self._whole = build_backbone(architecture, input_spec, endpoints=names, assets=assets)
         self._endpoints = {name: self._whole.output[name]._keras_history.operation for name in names}
         self._trunk, self._tail = _parted(self._whole, cut, train_from)
         self._whole.trainable = True
@@ -164,7 +167,7 @@ class ThawedNetwork:
         with tf.name_scope("backbone"):
             if self._trunk is not None:
                 image_BHWC = tf.stop_gradient(self._trunk(image_BHWC, training=False))
-            return dict(self._tail(image_BHWC, training=training and bool(self._norms)))
+            return as_float32(self._tail(image_BHWC, training=training and bool(self._norms)))
 
     def loss(self, inputs: Mapping[str, Any], targets: Mapping[str, Any], *, training: bool) -> LossTerms:
         features = self.features(inputs["image"], training=training)

@@ -238,6 +238,8 @@ class Controller:
     def _summarise(self, iterator: Any) -> None:
         now = time.monotonic()
         self._summaries.scalars(self._step, self._input.chart(iterator))
+        if (done := self._since_summary.stretch) is not None and done.left_out:
+            self._progress.say(f"{done.left_out} updates were left out: gradients overflowed in float16")
         if self._since_summary.stretch is not None:
             self._summaries.stretch(self._step, self._since_summary.stretch, seconds=now - self._since_summary.since)
         self._since_summary = _Sums(now)

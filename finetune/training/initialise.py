@@ -125,16 +125,25 @@ def _built(
 ) -> tuple[Network, Trainer]:
     facts = architecture_facts(catalog.get(prepared.parent).manifest.architecture.name)
     with group.scope():
-        network = build_network(spec, catalog, prepared, stage, head=head)
+        network = build_network(spec, catalog, prepared, stage, head=head, precision=stage.train.precision)
         footing = footing_of(stage, stages_of(spec), network, facts)
         trainer = group.make_trainer(network=network, config=stage.train, strategy=group.strategy, footing=footing)
     return network, trainer
 
 
 def build_network(
-    spec: JobSpec, catalog: Catalog, prepared: Prepared, stage: Stage, *, head: HeadLayer | None = None
+    spec: JobSpec,
+    catalog: Catalog,
+    prepared: Prepared,
+    stage: Stage,
+    *,
+    head: HeadLayer | None = None,
+    precision: str = "float32",
 ) -> Network:
-    """A head (None: a fresh one), alone on features or on the parent's backbone where that is trained too."""
+    """A head (None: a fresh one), alone on features or on the parent's backbone where that is trained too.
+
+    `precision`: in which the backbone computes; evaluation is in float32, as what is published will be served.
+    """
     if head is None:
         head = prepared.build_head(seed=spec.train.seed)
     if not stage.thaws:
@@ -146,6 +155,7 @@ def build_network(
         input_spec=parent.manifest.input_spec,
         train_from=stage.train_from,
         batch_norm=spec.model.batch_norm,
+        precision=precision,
         assets=backbone_assets(catalog, parent),
     )
     report = network.restore_backbone(read_safetensors(catalog.open_component(parent, "backbone")))

@@ -165,6 +165,7 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
         )
         _say_what_was_prepared(progress, prepared, spec.train)
         _warn_of_plan(progress, prepared, spec)
+        _warn_of_precision(progress, spec.train)
         checkpoints = Checkpoints(job.checkpoints, digest=spec_digest(spec))
         checkpoints.clear_leftovers()
         start = initialise(
@@ -303,6 +304,19 @@ def _say_what_was_prepared(progress: Progress, prepared: Prepared, train: TrainC
         progress.warn(f"{train.steps} steps of {train.update_size} rows don't reach every one of {rows} training rows")
     if "validation" not in prepared.splits:
         progress.warn("there is no validation split: nothing is evaluated, and the last step is published")
+
+
+def _warn_of_precision(progress: Progress, train: TrainConfig) -> None:
+    import tensorflow as tf
+
+    from finetune.models.precision import cpu_gains
+
+    if tf.config.list_logical_devices("GPU") or cpu_gains(train.precision):
+        return
+    progress.say(
+        f"warning: train.precision is {train.precision}, there is no GPU, and this CPU computes no faster in it "
+        "(docs/training.md has figures)"
+    )
 
 
 def _warn_of_plan(progress: Progress, prepared: Prepared, spec: JobSpec) -> None:

@@ -40,7 +40,8 @@ class Summaries:
                 "steps_per_second": stretch.steps / seconds if seconds else 0.0,
                 "step_milliseconds": 1000 * seconds / stretch.steps,
                 "input_wait_share": stretch.waited_seconds / seconds if seconds else 0.0,
-            },
+            }
+            | ({"updates_left_out": stretch.left_out} if stretch.left_out else {}),
         )
 
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from finetune.models.heads.head import FollowsSteps
 from finetune.models.network import Network
 from finetune.spec import L2SP, TrainConfig
 from finetune.training.footing import Footing
+from finetune.training.loss_scale import LossScale
 from finetune.training.micro_batches import summed
 from finetune.training.optimizers import ema_decay, learning_rate
 from finetune.training.rate_groups import RateGroups
@@ -49,6 +50,7 @@ class Stretch:
     gradient_norm: float  # of the last step, before clipping
     learning_rate: float  # of the last step
     waited_seconds: float  # spent waiting for input; NaN when not measured
+    left_out: int = 0  # updates, where gradients overflowed in float16
 
     @property
     def loss(self) -> float:
@@ -64,6 +66,7 @@ class Stretch:
             gradient_norm=later.gradient_norm,
             learning_rate=later.learning_rate,
             waited_seconds=self.waited_seconds + later.waited_seconds,
+            left_out=self.left_out + later.left_out,
         )
 
 
@@ -73,7 +76,8 @@ class Trainer:
     `variables` has a group for each component that is trained (`head`, and `backbone` behind the cut), with all its
     weights; `ema` (the moving averages, by `component/name`; of the head by name alone; empty without), `optimizer`,
     `seeds` (SeedGenerator states, which `tf.train.Checkpoint(layer)` leaves out) and `progress` (`global_step`; where
-    train.on_nan lets a run go back, also `rollbacks`, how often it did, and `rate_factor`, what the rates are times).
+    train.on_nan lets a run go back, also `rollbacks`, how often it did, and `rate_factor`, what the rates are times;
+    in float16 also those of the LossScale).
     `least_steps`: fewer steps a call would be wasteful. `pieces`: how many replicas of this process take a piece each
     of the batches that it is given; their rows must be a multiple of it.
     """
@@ -121,6 +125,9 @@ class Trainer:
                 first = tf.VariableAggregation.ONLY_FIRST_REPLICA
                 self._progress["rollbacks"] = tf.Variable(0, dtype=tf.int64, name="rollbacks", aggregation=first)
                 self._progress["rate_factor"] = tf.Variable(1.0, name="rate_factor", aggregation=first)
+            self._scale = LossScale() if config.precision == "mixed_float16" else None
+            if self._scale is not None:
+                self._progress |= self._scale.variables
             self._anchors = {
                 name: tf.Variable(value, trainable=False, name=f"anchor/{name}")
                 for name, value in self._footing.anchors.items()
@@ -208,7 +215,7 @@ class Trainer:
                 hint="lower train.optimizer.learning_rate, set train.optimizer.clip_norm or look at the data",
                 step=str(bad),
             )
-        loss_sum, weight_sum, examples, waited = (float(x) for x in sums)
+        loss_sum, weight_sum, examples, waited, left_out = (float(x) for x in sums)
         return Stretch(
             steps=steps,
             examples=int(examples),
@@ -218,6 +225,7 @@ class Trainer:
             gradient_norm=float(last[0]),
             learning_rate=float(last[1]),
             waited_seconds=waited,
+            left_out=int(left_out),
         )
 
     def graph(self, iterator: Any) -> tf.Graph:
@@ -262,8 +270,8 @@ class Trainer:
         results = self._strategy.run(self._replica_step, args=(features, targets))
         # Everything in them is reduced: the same on every replica.
         first = tf.nest.map_structure(lambda x: self._strategy.experimental_local_results(x)[0], results)
-        loss_sum, weight_sum, examples, metrics, norm, rate, bad = first
-        sums = tf.stack([tf.cast(x, tf.float64) for x in (loss_sum, weight_sum, examples, waited)])
+        loss_sum, weight_sum, examples, metrics, norm, rate, bad, left_out = first
+        sums = tf.stack([tf.cast(x, tf.float64) for x in (loss_sum, weight_sum, examples, waited, left_out)])
         return sums, metrics, tf.stack([norm, rate]), bad
 
     def _next_batch(self, iterator: Any) -> tuple[Any, Any]:
@@ -292,8 +300,9 @@ class Trainer:
         def sums(features: Any, targets: Any) -> list[Any]:
             with tf.GradientTape() as tape:
                 terms = self._network.loss(features, targets, training=True)
+                scaled = terms.loss_sum if self._scale is None else terms.loss_sum * self._scale.factor
             with tf.name_scope("gradients"):
-                gradients = tape.gradient(terms.loss_sum, [v.value for v in variables], unconnected_gradients="zero")
+                gradients = tape.gradient(scaled, [v.value for v in variables], unconnected_gradients="zero")
             gradients = [tf.convert_to_tensor(g) for g in gradients]  # embeddings give IndexedSlices
             examples = tf.reduce_sum(tf.cast(targets["weight"] > 0, tf.float32))
             names[:] = sorted(terms.metrics)
@@ -304,18 +313,34 @@ class Trainer:
         gradients, loss_sum, weight_sum, examples, pairs = context.all_reduce(
             tf.distribute.ReduceOp.SUM, summed(sums, features, targets, config.accumulate)
         )
+        if self._scale is not None:
+            gradients = [g / self._scale.factor for g in gradients]
         gradients = [g / tf.maximum(weight_sum, 1e-12) for g in gradients]
         if config.l2_sp is not None:
             gradients = self._penalised(config.l2_sp, gradients, variables)
         norm = tf.linalg.global_norm(gradients)
         if config.clip_norm is not None:
             gradients, _ = tf.clip_by_global_norm(gradients, config.clip_norm, use_norm=norm)
-        with tf.name_scope("update"):
-            rate = self._apply(gradients)
-        step = self.global_step.assign_add(1)
         finite = tf.math.is_finite(loss_sum) & tf.math.is_finite(norm)
-        bad = tf.where(finite, tf.constant(-1, tf.int64), step)
-        return loss_sum, weight_sum, examples, {name: pairs[i] for i, name in enumerate(names)}, norm, rate, bad
+        left_out: Any = tf.constant(False)
+        with tf.name_scope("update"):
+            if self._scale is None:
+                rate = self._apply(gradients)
+            else:
+                left_out = tf.math.is_finite(loss_sum) & ~tf.math.is_finite(norm) & ~self._scale.exhausted()
+                rate = tf.cond(left_out, self._rate, lambda: self._apply(gradients))
+                self._scale.adapt(finite)
+        step = self.global_step.assign_add(1)
+        bad = tf.where(finite | left_out, tf.constant(-1, tf.int64), step)
+        means = {name: pairs[i] for i, name in enumerate(names)}
+        return loss_sum, weight_sum, examples, means, norm, rate, bad, left_out
+
+    def _rate(self) -> tf.Tensor:
+        step, first = self.global_step.read_value(), self._footing.first_step
+        rate = learning_rate(self._config.optimizer, steps=self._config.steps, step=step - first if first else step)
+        if "rate_factor" in self._progress:
+            rate *= self._progress["rate_factor"].read_value()
+        return rate
 
     def _piece(self, features: Any, targets: Any) -> Any:
         """This replica's rows of the process' batch."""
@@ -343,10 +368,7 @@ class Trainer:
     def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         config = self._config.optimizer
         step = self.global_step.read_value()
-        first = self._footing.first_step
-        rate = learning_rate(config, steps=self._config.steps, step=step - first if first else step)
-        if "rate_factor" in self._progress:
-            rate *= self._progress["rate_factor"].read_value()
+        rate = self._rate()
         self._optimizer.apply(gradients, rate=rate, step=step)
         decay = ema_decay(config.ema_decay, step)
         for name, average in self._ema.items():
