@@ -192,6 +192,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
     "queue": of_script("bench_queue.py"),  # orders, features, buckets, memory, equal batches
     "evaluator": of_script("bench_evaluator.py"),  # training speed with a separate evaluator beside it and without
+    "decoding": of_script("bench_decoding.py"),  # captions of each decoder, an image alone and among 32
 }
 
 
