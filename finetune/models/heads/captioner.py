@@ -71,9 +71,8 @@ class CaptionerArguments(BaseModel):
     # Every kernel and embedding is drawn from ± this (Show and Tell's authors: 0.08); None: each layer's own way.
     initial_scale: Annotated[float, Field(gt=0)] | None = None
     tie_embeddings: bool = False  # logits by the words' input embeddings (arXiv:1608.05859)
-    word_vectors: Annotated[str, Field(min_length=1)] | None = (
-        None  # file of pretrained ones, word2vec's or GloVe's text
-    )
+    # A file of pretrained vectors for words to begin with, in the text format of word2vec or GloVe.
+    word_vectors: Annotated[str, Field(min_length=1)] | None = None
     scheduled_sampling: _Share = 0.0  # greatest share of input words that are the decoder's own (arXiv:1506.03099)
     scheduled_sampling_steps: Annotated[int, Field(ge=1)] = 1000  # the share grows linearly until then
     min_count: Annotated[int, Field(ge=1)] = 4  # rarer words of the training split become <unk>
