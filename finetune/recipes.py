@@ -66,6 +66,30 @@ def head_only() -> Recipe:
     )
 
 
+def uneven() -> Recipe:
+    """A classifier for classes of very uneven sizes, on cached features of a frozen backbone."""
+    return Recipe(
+        name="uneven",
+        head="classifier",
+        summary="as head-only, for classes of very uneven sizes that matter alike: chosen by macro-F1",
+        choices={
+            "head.arguments.class_weights": Choice(
+                value="balanced", reason="a class of five images weighs as much as one of two hundred"
+            ),
+            "head.arguments.feature_dropout": Choice(
+                value=0.5, reason="rare classes are not learnt by single values of the feature vector"
+            ),
+            "train.steps": Choice(value=1500, reason="dropout learns more slowly; a step costs a millisecond"),
+            "train.batch_size": Choice(value=64, reason="steady gradients for up to a few dozen classes"),
+            "train.evaluate_every": Choice(value=150, reason="ten looks at the validation split"),
+            "train.optimizer.learning_rate": Choice(value=3e-3, reason="falls to nothing, so that it may begin high"),
+            "train.optimizer.schedule": Choice(value="cosine", reason="ends at rest: no luck of the last batch"),
+            "train.early_stop.metric": Choice(value="macro_f1", reason="every class counts alike, as in training"),
+            "train.early_stop.mode": Choice(value="max", reason="more is better"),
+        },
+    )
+
+
 def multilabel() -> Recipe:
     """A multi-label head on cached features of a frozen backbone."""
     return Recipe(
@@ -115,6 +139,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "im2txt": im2txt,
     "multilabel": multilabel,
     "slim-flowers": slim_flowers,
+    "uneven": uneven,
 }
 DEFAULT_RECIPES: dict[str, str] = {  # head kind → recipe
     "captioner": "captioner",

@@ -191,6 +191,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "training": of_script("bench_training.py"),  # steps beside bare loops, features once, what a Checkpoint holds up
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
     "queue": of_script("bench_queue.py"),  # orders, features, buckets, memory, equal batches
+    "heads": of_script("bench_heads.py", repeats=False),  # what heads reach on real data beside plain methods
     "evaluator": of_script("bench_evaluator.py"),  # training speed with a separate evaluator beside it and without
     "decoding": of_script("bench_decoding.py"),  # captions of each decoder, an image alone and among 32
 }

@@ -40,6 +40,10 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option("--results", metavar="FILE", help="keep a captioner's captions, as COCO has results")
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="DIR", help="classes, confusions, predictions, contact sheet"),
+    ] = None,
     job: Annotated[
         str | None, typer.Option("--job", metavar="JOB", help="a job's id, its model's name, or its folder")
     ] = None,
@@ -67,7 +71,8 @@ def evaluate(
         of_version = [
             flag
             for flag, value in (
-                ("REF", reference), ("--data", data), ("--set", settings), ("--seed", seed), ("--server", server)
+                ("REF", reference), ("--data", data), ("--set", settings), ("--seed", seed), ("--server", server),
+                ("--report", report),
             )
             if value is not None
         ]  # fmt: skip
@@ -89,8 +94,9 @@ def evaluate(
     split = split or SplitName.test
     address = chosen_server(server, store)
     given = settings or []
-    if address and results is not None:
-        raise typer.BadParameter("a server writes no files here; evaluate with --store", param_hint="--results")
+    for flag, path in (("--results", results), ("--report", report)):
+        if address and path is not None:
+            raise typer.BadParameter("a server writes no files here; evaluate with --store", param_hint=flag)
     if address:
         from finetune.cli.request import settings_map
         from finetune.client import ZooClient
@@ -100,10 +106,14 @@ def evaluate(
                 reference, data=data or "", split=split.value, settings=settings_map(given), seed=seed
             )
     else:
-        result = _here(reference, store, data=data, split=split.value, settings=given, seed=seed, results=results)
+        result = _here(
+            reference, store, data=data, split=split.value, settings=given, seed=seed, results=results, report=report
+        )
     if results is not None:
         say(f"captions in {results}")
         say_next(f"finetune score {results} --data DATA --split {split.value}")
+    if report is not None:
+        say(f"report in {report}")
     if output is Format.JSON:
         print_json(result)
         return
@@ -121,6 +131,7 @@ def _here(
     settings: list[str],
     seed: int | None,
     results: Path | None,
+    report: Path | None,
 ) -> dict[str, Any]:
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
@@ -138,4 +149,5 @@ def _here(
         settings=settings,
         seed=seed,
         results=results,
+        report=report,
     )

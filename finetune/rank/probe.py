@@ -56,7 +56,7 @@ def cross_validated(
         train_ND, test_MD = scaled(feature_ND[train], feature_ND[test])
         part = targets.rows(train)
         if probe_kind(targets) == "logistic":
-            score_MC = _logistic_scores(train_ND, part, test_MD, seed=seed)
+            score_MC = logistic_scores(train_ND, part, test_MD, seed=seed)
         else:
             score_MC = ridge_scores(train_ND, part.truth.astype(np.float64), test_MD)
         linear.append(targets.measure(score_MC, test))
@@ -69,8 +69,9 @@ def cross_validated(
     return FoldScores(probe=Estimate(folds=tuple(linear)), neighbours=Estimate(folds=tuple(near)), k=tuple(numbers))
 
 
-def _logistic_scores(train_ND: np.ndarray, part: Targets, test_MD: np.ndarray, *, seed: int) -> np.ndarray:
-    """The penalty with the least cross-entropy on a quarter of the training images, then fitted on all of them."""
+def logistic_scores(train_ND: np.ndarray, part: Targets, test_MD: np.ndarray, *, seed: int) -> np.ndarray:
+    """Log probabilities [M, C] with the penalty of the least cross-entropy on a quarter of the training images, fitted
+    on all of them. Features are expected to be `scaled`."""
     held = fold_of(part.strata, _HELD_OUT, seed=seed) == 0
     best, start, least = PENALTIES[0], None, np.inf
     weight = None

@@ -6,9 +6,12 @@ Takes `finetune.metrics.confusion`'s table. Gives pixels. Next: `finetune.traini
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from zoo.atomic_file import replaced_file
 
 _CELL = 30  # pixels a side
 _MARGIN = 130  # for names, at the left and on top
@@ -37,6 +40,12 @@ def confusion_picture(matrix: Sequence[Sequence[int]], classes: Sequence[str]) -
                 draw.text(at, str(int(count[place, column])), fill=colour, font=font, anchor="mm")
     draw.text((6, 6), "truth ↓  said →", fill="#666666", font=font)
     return np.asarray(picture)
+
+
+def write_confusion(path: Path, matrix: Sequence[Sequence[int]], classes: Sequence[str]) -> None:
+    """`confusion_picture` as a PNG, atomically."""
+    with replaced_file(path) as file:
+        Image.fromarray(confusion_picture(matrix, classes)).save(file, "PNG")
 
 
 def _upright(

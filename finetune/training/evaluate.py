@@ -27,10 +27,11 @@ from finetune.metrics.variety import KnownCaptions
 from finetune.models.backbone import Backbone
 from finetune.models.feature_row import as_rows, row_of_layer
 from finetune.models.heads import head_kind
-from finetune.models.heads.head import FittedHead, HeadLayer, ShowsPredictions
+from finetune.models.heads.head import FittedHead, HeadLayer, Shown, ShowsPredictions
 from finetune.models.task_model import NoHead, load_head, stored_assets
 from finetune.spec import InvalidSpec, JobSpec, with_settings
 from finetune.training.bad_records import require_few
+from finetune.training.evaluation_report import write_report
 from finetune.training.extremes import extremes
 from finetune.training.split_data import SplitData
 from zoo.catalog import Catalog, ModelVersion
@@ -94,11 +95,16 @@ class SplitEvaluation:
         found: dict[str, Any] = _plain(self._head.fit_after(split.first_view(), split.examples))
         return found
 
+    def shown(self, split: SplitData) -> list[Shown] | None:
+        """What the head says of each example; None for a head that doesn't show it."""
+        return (
+            self._head.shown(split.first_view(), split.examples) if isinstance(self._head, ShowsPredictions) else None
+        )
+
     def extremes(self, split: SplitData) -> dict[str, Any]:
         """The worst and best predicted examples of a split (`finetune.training.extremes`)."""
-        if not isinstance(self._head, ShowsPredictions):
-            return {}
-        return extremes(split.examples, self._head.shown(split.first_view(), split.examples))
+        shown = self.shown(split)
+        return {} if shown is None else extremes(split.examples, shown)
 
     def means(self, split: SplitData) -> dict[str, float]:
         """`loss` and the loss terms' other metrics, over the split's target rows."""
@@ -137,6 +143,7 @@ def evaluate_version(
     settings: Sequence[str] = (),
     seed: int | None = None,
     results: Path | None = None,
+    report: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Metrics of a published version on a split of DATA, each usable example once: what `finetune evaluate` prints.
@@ -147,6 +154,7 @@ def evaluate_version(
         settings: `data.KEY=VALUE`, over the options of the version's run.
         seed: of the split; None: the run's.
         results: a file for a captioner's captions, in COCO's result format.
+        report: a folder for the files of `finetune.training.evaluation_report`.
         on_progress: called while features are computed, with images done and their number.
     Returns:
         reference, split, num_examples, metrics, bad_records.
@@ -179,13 +187,18 @@ def evaluate_version(
     if results is not None:
         ids = result_ids(source)
         write_results(results, [ids[example.id] for example in data.examples], evaluation.captions or [])
-    return {
+    result = {
         "reference": version.reference,
         "split": split,
         "num_examples": len(data.examples),
         "metrics": metrics,
         "bad_records": [{"id": one.id, "reason": one.reason} for one in bad],
     }
+    if report is not None:
+        title = f"{version.reference}: worst and best of {len(data.examples)} ({split})"
+        shown = evaluation.shown(data)
+        write_report(report, title=title, result=result, split=data, shown=shown, source=source)
+    return result
 
 
 def _split_data(

@@ -6,7 +6,7 @@ in `examples/`. Next: somebody's eyes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,21 @@ def extremes(examples: Sequence[Example], shown: Sequence[Shown]) -> dict[str, A
 def write_extremes(folder: Path, result: EvalResult, split: SplitData, source: ExampleSource) -> list[str]:
     """Writes the contact sheet of an evaluation into `folder`. Returns warnings: a model is published without its
     sheet rather than not at all."""
-    place = {example.id: int(index) for example, index in zip(split.examples, split.source_index, strict=True)}
-    rows: list[SheetRow] = []
     try:
-        for name in ("worst", "best"):
-            for number, each in enumerate(result.extremes[name], start=1):
-                image = source.read(place[each["id"]])
-                title = f"{name} {number}: {each['id']}"
-                rows.append(SheetRow(name=title, image=image, truth=[each["truth"]], caption=each["said"]))
-        write_contact_sheet(folder, rows, title=f"Worst and best of {len(split.examples)} at step {result.step}")
+        title = f"Worst and best of {len(split.examples)} at step {result.step}"
+        write_sheet(folder, result.extremes, split, source, title=title)
     except ZooError as error:
         return [f"warning: no contact sheet of the examples: {error.message}"]
     return []
+
+
+def write_sheet(folder: Path, found: Mapping[str, Any], split: SplitData, source: ExampleSource, *, title: str) -> None:
+    """The contact sheet of what `extremes` found. Raises UnreadableImage, NoSpace, NoAccess."""
+    place = {example.id: int(index) for example, index in zip(split.examples, split.source_index, strict=True)}
+    rows: list[SheetRow] = []
+    for name in ("worst", "best"):
+        for number, each in enumerate(found[name], start=1):
+            image = source.read(place[each["id"]])
+            named = f"{name} {number}: {each['id']}"
+            rows.append(SheetRow(name=named, image=image, truth=[each["truth"]], caption=each["said"]))
+    write_contact_sheet(folder, rows, title=title)

@@ -56,6 +56,7 @@ class ClassifierArguments(DenseArguments):
 # stay equal.
 _UNSAID = (
     "hidden_activation",
+    "feature_dropout",
     "class_weights",
     "focal_gamma",
     "calibrate",

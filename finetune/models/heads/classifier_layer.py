@@ -130,7 +130,8 @@ class ClassifierLayer(DenseLayer):
             sure_N = served_N >= self.abstain_below
             metrics["coverage"] = float(sure_N.mean())
             metrics["covered_accuracy"] = float(right_N[sure_N].mean()) if sure_N.any() else None
-        metrics["warnings"] = self._warnings(logit_NC.argmax(axis=1), label_N, names)
+        if warnings := self._warnings(logit_NC.argmax(axis=1), label_N, names):
+            metrics["warnings"] = warnings
         return metrics
 
     def _warnings(self, said_N: np.ndarray, label_N: np.ndarray, names: Sequence[str]) -> list[str]:

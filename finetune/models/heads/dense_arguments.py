@@ -27,19 +27,26 @@ class NoClassNames(FailedPrecondition):
 
 class DenseArguments(BaseModel):
     """`hidden`: units of the layers between feature and output, all with `hidden_activation`; `dropout`: the share
-    dropped after each of them."""
+    dropped after each of them; `feature_dropout`: of the feature vector's values, before all layers (Srivastava et al.
+    2014). Both act in training only."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     hidden: tuple[Annotated[int, Field(ge=1, le=65536)], ...] = ()
     hidden_activation: Literal["relu", "hard_swish"] = "relu"
     dropout: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = ()
+    feature_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
     @model_validator(mode="after")
     def _one_dropout_a_layer(self) -> DenseArguments:
         if self.dropout and len(self.dropout) != len(self.hidden):
             raise ValueError(f"{len(self.dropout)} dropout shares for {len(self.hidden)} hidden layers")
         return self
+
+    @property
+    def later(self) -> set[str]:
+        """What came later and says nothing: left out of manifests, so that equal heads stay equal."""
+        return {"feature_dropout"} if not self.feature_dropout else set()
 
     @property
     def dropout_shares(self) -> tuple[float, ...]:

@@ -37,6 +37,8 @@ class DenseLayer(keras.Layer):
             keras.layers.Dropout(share, seed=seed + place, name=f"dropout_{place}")
             for place, share in enumerate(arguments.dropout_shares)
         ]
+        share = arguments.feature_dropout  # no layer without one: its generator's state would be in every Checkpoint
+        self.feature_dropout = keras.layers.Dropout(share, seed=seed + 2000, name="feature_dropout") if share else None
         self.output_layer = keras.layers.Dense(
             outputs, kernel_initializer=keras.initializers.GlorotUniform(seed=seed), name=output_name
         )
@@ -55,6 +57,8 @@ class DenseLayer(keras.Layer):
     def logits(self, feature_BD: Any, *, training: bool = False) -> tf.Tensor:
         """`[B, outputs]`, linear."""
         x = feature_BD
+        if self.feature_dropout is not None:
+            x = self.feature_dropout(x, training=training)
         for layer, dropout in zip(self.hidden, self.dropouts, strict=True):
             x = dropout(layer(x), training=training)
         return self.output_layer(x)

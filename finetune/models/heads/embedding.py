@@ -75,7 +75,8 @@ class EmbeddingKind:
         return EmbeddingLayer(arguments=arguments, num_classes=len(assets.classes), feature_dim=feature_dim, seed=seed)
 
     def resolved(self, arguments: EmbeddingArguments, assets: Assets) -> dict[str, Any]:
-        return arguments.model_copy(update={"dropout": arguments.dropout_shares}).model_dump(mode="json")
+        known = arguments.model_copy(update={"dropout": arguments.dropout_shares})
+        return known.model_dump(mode="json", exclude=arguments.later)
 
     def plan_warnings(self, examples: Sequence[Example], arguments: EmbeddingArguments, spec: JobSpec) -> list[str]:
         """See `WarnsOfPlan`: an image without another of its class in the batch teaches nothing by contrast."""

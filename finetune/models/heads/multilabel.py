@@ -96,7 +96,7 @@ class MultilabelKind:
         known = arguments.model_copy(
             update={"num_classes": len(assets.classes or ()), "dropout": arguments.dropout_shares}
         )
-        return known.model_dump(mode="json", exclude_none=True)
+        return known.model_dump(mode="json", exclude_none=True, exclude=arguments.later)
 
 
 MULTILABEL = MultilabelKind()
