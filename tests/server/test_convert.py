@@ -128,3 +128,30 @@ def test_progress_comes_back_as_it_was_written_with_what_the_wire_has_fields_for
     cached = client_json._progress(convert._progress({**told, "input": {"waited_share": 0.0}}))
     assert cached["input"] == dict.fromkeys(shown) | {"waited_share": 0.0}
     assert client_json._progress(convert._progress(told))["input"] is None
+
+
+@pytest.mark.parametrize("kind", ["one-device", "mirrored", "all-reduce", "parameter-server"])
+@pytest.mark.parametrize("way", ["typed", "spec", "settings"])
+def test_a_request_may_ask_for_every_strategy_in_every_way(kind: str, way: str) -> None:
+    strategy: dict[str, object] = {"kind": kind}
+    if kind != "one-device":
+        strategy["workers"] = 3
+    if kind == "parameter-server":
+        strategy["ps"] = 2
+    message = finetune_pb2.FineTuneSpec(name="child", backbone="tiny", head="classifier", data="scenes:count=9")
+    if way == "typed":
+        message.strategy.CopyFrom(finetune_pb2.Strategy(**strategy))  # type: ignore[arg-type]
+    elif way == "spec":
+        message.spec.update({"strategy": strategy})
+    else:
+        message.settings.update({f"strategy.{key}": str(value) for key, value in strategy.items()})
+    found = convert.job_spec(message, {}).strategy
+    assert found.model_dump() == {"workers": 1, "ps": 0, **strategy}
+
+
+def test_a_strategy_that_cannot_be_is_refused() -> None:
+    message = finetune_pb2.FineTuneSpec(name="child", backbone="tiny", head="classifier", data="scenes:count=9")
+    for wrong in ({"kind": "all-reduc"}, {"kind": "one-device", "workers": 2}, {"kind": "all-reduce", "workers": -1}):
+        message.strategy.CopyFrom(finetune_pb2.Strategy(**wrong))  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgument, match="strategy"):
+            convert.job_spec(message, {})
