@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from finetune.cli.request import Request
-from finetune.cli.worker import ChiefHost, PsHosts, WorkerHosts, chief_placement, stopping
+from finetune.cli.worker import ChiefHost, JoinTimeout, PsHosts, WorkerHosts, chief_placement, stopping
 from zoo.cli.output import (
     DebugOption,
     Format,
@@ -71,6 +71,7 @@ def run(
     worker_hosts: WorkerHosts = None,
     ps_hosts: PsHosts = None,
     chief_host: ChiefHost = None,
+    join_timeout: JoinTimeout = None,
     again: Again = False,
     debug_print: DebugPrint = None,
     check_numerics: CheckNumerics = False,
@@ -87,7 +88,7 @@ def run(
     With --server the server does the work, and this command watches it. With --worker-hosts (and --ps-hosts), or
     TF_CONFIG, this is the chief of processes that are placed by hand: see `finetune worker`.
     """
-    placed = chief_placement(worker_hosts, ps_hosts, chief_host, strategy=strategy)
+    placed = chief_placement(worker_hosts, ps_hosts, chief_host, strategy=strategy, join_timeout=join_timeout)
     if placed is not None:  # what the hosts say needn't be said again
         strategy = strategy or placed.strategy
         workers = workers or len(placed.workers) + (0 if placed.ps else 1)

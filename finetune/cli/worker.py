@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,6 +30,12 @@ ChiefHost = Annotated[
     typer.Option(
         "--chief-host", "--chief_hosts", metavar="HOST:PORT", help="of the chief, where it has one of its own"
     ),
+]
+
+
+JoinTimeout = Annotated[
+    float | None,
+    typer.Option("--join-timeout", min=1, metavar="SECONDS", help="within which every process has to be there; 300"),
 ]
 
 
@@ -99,7 +106,12 @@ def placement(
 
 
 def chief_placement(
-    worker_hosts: str | None, ps_hosts: str | None, chief_host: str | None, *, strategy: str | None
+    worker_hosts: str | None,
+    ps_hosts: str | None,
+    chief_host: str | None,
+    *,
+    strategy: str | None,
+    join_timeout: float | None = None,
 ) -> Cluster | None:
     """Of a `finetune run`: its cluster, where the others are placed by hand. TF_CONFIG counts when a strategy of
     several processes is asked for. Raises InvalidCluster."""
@@ -107,13 +119,15 @@ def chief_placement(
 
     given = worker_hosts or ps_hosts or chief_host
     if not given and not (os.environ.get("TF_CONFIG") and strategy in ("all-reduce", "parameter-server")):
+        if join_timeout is not None:
+            raise typer.BadParameter("goes with hosts, or TF_CONFIG", param_hint="--join-timeout")
         return None
     cluster, role = placement(worker_hosts, ps_hosts, chief_host, job_name=CHIEF if given else None)
     if role != CHIEF:
         raise InvalidCluster(
             f"by TF_CONFIG this process is {role}, and `finetune run` is the chief's", hint="finetune worker JOB"
         )
-    return cluster
+    return cluster if join_timeout is None else replace(cluster, join_seconds=join_timeout)
 
 
 @contextmanager

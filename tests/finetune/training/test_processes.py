@@ -69,6 +69,7 @@ def test_what_is_published_evaluates_as_it_did_in_training(
     assert whole["num_examples"] == 40
 
 
+@pytest.mark.timeout(900)  # three chiefs, one after the other
 def test_killed_and_interrupted_at_any_moment_it_ends_with_the_same_bits(place: Place, unbroken: JobFolder) -> None:
     # An evaluator by hand, there before the job is: it waits, and outlives its chiefs.
     evaluator = place.start_following(place.root / "jobs" / "broken")
