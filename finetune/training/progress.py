@@ -137,7 +137,8 @@ def progress_line(state: dict[str, Any]) -> str:
         parts.append(f"loss {state['loss']:.4f}")
     if state.get("examples_per_second") is not None:
         parts.append(f"{state['examples_per_second']:.0f} examples/s")
-    parts += _input_parts(state.get("input") or {})
+    if state.get("phase") == "training":
+        parts += _input_parts(state.get("input") or {})
     if state.get("eta_seconds"):
         parts.append(f"{_clock(state['eta_seconds'])} left")
     return "  ".join(parts).rstrip()
