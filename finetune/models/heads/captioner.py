@@ -220,6 +220,9 @@ class CaptionerKind:
             said.append(f"word_vectors are not read: the words' embeddings are those of {start}")
         if arguments.word_counts is not None and start is not None:
             said.append(f"word_counts is not read: the words are those of {start}")
+        begins = arguments.self_critical_from
+        if begins is not None and begins >= spec.train.steps:
+            said.append(f"self_critical_from is {begins}, train.steps {spec.train.steps}: no caption is drawn")
         return said
 
     def resolved(self, arguments: CaptionerArguments, assets: Assets) -> dict[str, Any]:

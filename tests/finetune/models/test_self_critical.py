@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from finetune.metrics.bleu import bleu
 from finetune.metrics.cider import CiderScorer
+from finetune.models.heads.captioner import CAPTIONER, CaptionerArguments
 from finetune.models.heads.captioner_layer import CaptionerLayer
 from finetune.models.heads.self_critical import CaptionReward, NoReferencesToLearnFrom
 from finetune.spec import InvalidSpec, JobSpec
@@ -165,6 +166,15 @@ def test_a_captioner_that_nobody_showed_references_says_so() -> None:
     with pytest.raises(NoReferencesToLearnFrom):
         layer.follow_steps(tf.Variable(0, dtype=tf.int64))
     make(CAPTIONS)[0].follow_steps(tf.Variable(0, dtype=tf.int64))  # who asks for none needs none
+
+
+def test_a_plan_that_ends_before_it_begins_is_warned_of() -> None:
+    value: dict[str, Any] = {"name": "m", "backbone": "b", "data": {"location": "scenes:"}, "train": {"steps": 50}}
+    for begins, warned in ((49, 0), (50, 1)):
+        value["head"] = {"kind": "captioner", "arguments": {"self_critical_from": begins}}
+        spec = JobSpec.parse(value)
+        arguments = CaptionerArguments.model_validate(value["head"]["arguments"])
+        assert len(CAPTIONER.plan_warnings([], arguments, spec)) == warned
 
 
 def test_parameter_servers_reward_nobody() -> None:
