@@ -91,3 +91,18 @@ def test_a_string_is_no_list_of_words(value: Any) -> None:
         check_words(value)
     with pytest.raises(NotWords):
         detokenize(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "ptb", "alike"),
+    [  # what pycocoevalcap 1.2's PTBTokenizer (Stanford CoreNLP 3.4.1, Java 17) made of them
+        ("A man 's hat , and a T-shirt -- wet !", "a man 's hat and a t-shirt wet", True),
+        ("Two men's dogs ( brown ) run .", "two men 's dogs -lrb- brown -rrb- run", False),
+        ("The dog doesn't run 3.5 km", "the dog does n't run 3.5 km", False),
+        ("We cannot see", "we can not see", False),
+        ("A naïve café", "a naïve café", True),
+        ("青蛙。", "青蛙 。", False),
+    ],
+)
+def test_where_the_coco_servers_words_are_others(text: str, ptb: str, alike: bool) -> None:
+    assert (tokenize(text) == ptb.split()) is alike
