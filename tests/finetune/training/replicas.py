@@ -1,6 +1,7 @@
 """One process of a group that trains a small head, started by tests: `python -m tests.finetune.training.replicas …`.
 
-Takes a role, the cluster as JSON, and what to train. Prints, as the chief, JSON: the weights and sums of every call.
+Takes a role, the cluster as JSON, and what to train. Prints, as the chief, a line for every call of the trainer and at
+last JSON: the weights and sums. Exits as the product's processes do when another one is lost.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from finetune.jobs.cluster import CHIEF, Cluster
+from finetune.jobs.cluster import CHIEF, Cluster, PeerLost
+from finetune.jobs.exit_codes import EXIT_PEER_LOST
 from finetune.spec import OptimizerConfig, StrategyConfig, TrainConfig
 
 ROOT = Path(__file__).parents[3]
@@ -50,8 +52,11 @@ def train_group(strategy: StrategyConfig, *arguments: str) -> dict[str, Any]:
             process.communicate()
 
 
-def trained(trainer: Any, iterator: Any) -> dict[str, Any]:
-    stretches = [trainer.run(iterator, steps) for steps in CALLS]
+def trained(trainer: Any, iterator: Any, calls: Sequence[int] = CALLS) -> dict[str, Any]:
+    stretches = []
+    for steps in calls:
+        stretches.append(trainer.run(iterator, steps))
+        print(f"step {int(trainer.global_step.numpy())}", flush=True)
     return {
         "weights": {name: variable.numpy().tolist() for name, variable in trainer.variables["head"].items()},
         "averages": {name: variable.numpy().tolist() for name, variable in trainer.variables["ema"].items()},
@@ -62,7 +67,17 @@ def trained(trainer: Any, iterator: Any) -> dict[str, Any]:
     }
 
 
-def main(role: str, cluster_json: str, batch_size: str, task_name: str, optimizer: str = "sgd") -> None:
+def main(role: str, cluster_json: str, *arguments: str) -> None:
+    try:
+        take_part(role, cluster_json, *arguments)
+    except PeerLost as error:
+        print(error.message, file=sys.stderr, flush=True)
+        os._exit(EXIT_PEER_LOST)
+
+
+def take_part(
+    role: str, cluster_json: str, batch_size: str, task_name: str, optimizer: str = "sgd", calls: str = ""
+) -> None:
     from finetune.models.network import HeadNetwork
     from finetune.training.group import Group
     from finetune.training.strategies import serve
@@ -89,7 +104,7 @@ def main(role: str, cluster_json: str, batch_size: str, task_name: str, optimize
     if role != CHIEF:
         trainer.follow(iterator)  # type: ignore[attr-defined]
         return
-    facts |= trained(trainer, iterator)
+    facts |= trained(trainer, iterator, [int(steps) for steps in calls.split(",")] if calls else CALLS)
     trainer.finish()
     if group.placement is not None:
         facts["placed"] = group.placement.bytes

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +14,13 @@ import pytest
 import tensorflow as tf
 
 from finetune.data.share import Share
+from finetune.jobs.cluster import CHIEF, Cluster, PortTaken, require_free
+from finetune.jobs.exit_codes import EXIT_PEER_LOST
 from finetune.models.network import HeadNetwork
 from finetune.spec import StrategyConfig
 from finetune.training.trainer import Trainer
 from tests.finetune.training import replicas
-from tests.finetune.training.replicas import batches_of, config, make_task, train_group, trained
+from tests.finetune.training.replicas import batches_of, config, make_task, start, train_group, trained
 
 
 def alone(task_name: str, batch_size: int, optimizer: str = "sgd") -> dict[str, Any]:
@@ -63,6 +67,106 @@ def test_parameter_servers_share_the_bytes_and_workers_finish_every_batch() -> N
     assert found["examples"] == [8 * steps for steps in replicas.CALLS]
     assert all(0.3 < held / sum(found["placed"]) < 0.7 for held in found["placed"])
     assert found["losses"][1] < found["losses"][0]
+
+
+MANY = ",".join(["40"] * 40)  # calls, so that a kill finds the group in the midst of them
+
+
+class Running:
+    """A group of processes that trains, to kill some of."""
+
+    def __init__(self, strategy: StrategyConfig, batch_size: int) -> None:
+        cluster = Cluster.local(strategy)
+        assert cluster is not None
+        self.cluster, self.arguments = cluster, (str(batch_size), "line", "sgd", MANY)
+        self.processes = {role: self.start(role) for role in (*cluster.peers, CHIEF)}
+
+    def start(self, role: str) -> subprocess.Popen[str]:
+        return start(self.cluster, role, self.arguments)
+
+    def step(self) -> int:
+        """The next step that the chief says; -1 when it has nothing more to say."""
+        stdout = self.processes[CHIEF].stdout
+        assert stdout is not None
+        line = stdout.readline()
+        return int(line.removeprefix("step ")) if line.startswith("step ") else -1
+
+    def kill(self, role: str) -> None:
+        self.processes[role].kill()
+        self.processes[role].wait()
+
+    def ends(self, role: str) -> tuple[int, str]:
+        said = self.processes[role].communicate(timeout=240)[1]
+        return self.processes[role].returncode, said
+
+    def __enter__(self) -> Running:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for process in self.processes.values():
+            process.kill()
+            process.communicate()
+
+
+@pytest.mark.slow
+def test_a_dead_all_reduce_worker_ends_the_others_with_the_code_that_says_so() -> None:
+    with Running(StrategyConfig(kind="all-reduce", workers=2), 8) as group:
+        assert group.step() == 40
+        group.kill("worker-0")
+        code, said = group.ends(CHIEF)
+    assert code == EXIT_PEER_LOST, said[-2000:]
+    assert "a process of the cluster was lost" in said
+
+
+@pytest.mark.slow
+def test_training_goes_on_without_a_dead_parameter_server_worker_and_takes_it_back() -> None:
+    with Running(StrategyConfig(kind="parameter-server", workers=2, ps=1), 8) as group:
+        assert group.step() == 40
+        group.kill("worker-0")
+        assert [group.step() for _ in range(2)] == [80, 120], "the other worker goes on"
+        group.processes["worker-0"] = group.start("worker-0")
+        steps = list(iter(group.step, -1))
+        code, said = group.ends(CHIEF)
+    assert code == 0, said[-2000:]
+    assert steps[-1] == 1600, "every batch was finished and none left out"
+
+
+@pytest.mark.slow
+def test_a_dead_parameter_server_ends_the_coordinator_with_the_code_that_says_so() -> None:
+    with Running(StrategyConfig(kind="parameter-server", workers=1, ps=2), 8) as group:
+        assert group.step() == 40
+        group.kill("ps-1")
+        code, said = group.ends(CHIEF)
+    assert code == EXIT_PEER_LOST, said[-2000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy",
+    [StrategyConfig(kind="all-reduce", workers=3), StrategyConfig(kind="parameter-server", workers=1, ps=1)],
+    ids=["all-reduce", "parameter-server"],
+)
+def test_a_worker_that_never_comes_is_named(strategy: StrategyConfig) -> None:
+    cluster = replace(Cluster.local(strategy) or pytest.fail("no cluster"), join_seconds=20.0)
+    absent = cluster.peers[-1]
+    processes = {role: start(cluster, role, ("8", "line")) for role in (*cluster.peers[:-1], CHIEF)}
+    try:
+        said = processes[CHIEF].communicate(timeout=240)[1]
+        assert processes[CHIEF].returncode == 1
+        assert f"missing: {absent} ({cluster.address(absent)})" in said
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.socket() as other:
+        other.bind(("localhost", 0))
+        other.listen()
+        address = f"localhost:{other.getsockname()[1]}"
+        with pytest.raises(PortTaken, match=rf"the worker-0 is to listen at {address}"):
+            require_free(address, role="worker-0")
 
 
 _MIRRORED = """
