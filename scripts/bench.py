@@ -189,6 +189,7 @@ FIGURES: dict[str, Callable[[int], None]] = {
     "doors": of_script("bench_doors.py"),  # imports of every format beside what can't be saved
     "catalogue": of_script("bench_catalog.py", repeats=False),  # 100,000 versions: index, pages, gets, catching up
     "training": of_script("bench_training.py"),  # steps beside bare loops, features once, what a Checkpoint holds up
+    "distributed": of_script("bench_distributed.py"),  # two processes together beside two apart
     "input": of_script("bench_input.py"),  # decoding, resizing and augmenting photos beside bare tf.data
     "queue": of_script("bench_queue.py"),  # orders, features, buckets, memory, equal batches
     "heads": of_script("bench_heads.py", repeats=False),  # what heads reach on real data beside plain methods
