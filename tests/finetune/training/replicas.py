@@ -37,6 +37,16 @@ def start(cluster: Cluster, role: str, arguments: Sequence[str]) -> subprocess.P
     )  # fmt: skip
 
 
+def end(*processes: subprocess.Popen[str]) -> None:
+    """Kills them and closes what they wrote into."""
+    for process in processes:
+        process.kill()
+        process.wait()
+        for pipe in (process.stdout, process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
 def train_group(strategy: StrategyConfig, *arguments: str) -> dict[str, Any]:
     """What the chief of such a group says, started as real processes."""
     cluster = Cluster.local(strategy)
@@ -47,9 +57,7 @@ def train_group(strategy: StrategyConfig, *arguments: str) -> dict[str, Any]:
         assert processes[CHIEF].returncode == 0, complained[-3000:]
         return dict(json.loads(said.splitlines()[-1]))
     finally:
-        for process in processes.values():
-            process.kill()
-            process.communicate()
+        end(*processes.values())
 
 
 def trained(trainer: Any, iterator: Any, calls: Sequence[int] = CALLS) -> dict[str, Any]:

@@ -92,8 +92,7 @@ class Running:
         return int(line.removeprefix("step ")) if line.startswith("step ") else -1
 
     def kill(self, role: str) -> None:
-        self.processes[role].kill()
-        self.processes[role].wait()
+        replicas.end(self.processes[role])
 
     def ends(self, role: str) -> tuple[int, str]:
         said = self.processes[role].communicate(timeout=240)[1]
@@ -103,9 +102,7 @@ class Running:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for process in self.processes.values():
-            process.kill()
-            process.communicate()
+        replicas.end(*self.processes.values())
 
 
 @pytest.mark.slow
@@ -155,9 +152,7 @@ def test_a_worker_that_never_comes_is_named(strategy: StrategyConfig) -> None:
         assert processes[CHIEF].returncode == 1
         assert f"missing: {absent} ({cluster.address(absent)})" in said
     finally:
-        for process in processes.values():
-            process.kill()
-            process.communicate()
+        replicas.end(*processes.values())
 
 
 def test_a_port_that_is_taken_is_named() -> None:
