@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,10 +22,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # for the S3 server and the backbone of the tests
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
 
 import numpy as np
+from bench_input import PHOTOS, mosaic
 
 from finetune.data.image_queue import QueueSizes
 from finetune.data.order import EpochOrder, RowOrder
@@ -36,7 +39,6 @@ from finetune.data.sources import open_source
 from finetune.models.heads.head import TargetTable
 from finetune.training.image_rows import ImageRows
 from finetune.training.split_data import SplitData
-from scripts.bench_input import PHOTOS, mosaic
 from zoo.input_spec import InputSpec
 
 MAX_PIXELS = 50_000_000

@@ -183,20 +183,20 @@ class FeatureCache:
     def clear(self) -> int:
         """Deletes every cached vector; returns the bytes freed. Running jobs keep what they have opened."""
         freed = sum(entry.bytes for entry in self.list())
-        try:
-            for path in self.root.glob("[!.]*"):  # the locks stay: somebody may hold one
+        for path in list(self.root.glob("[!.]*")):  # the locks stay: somebody may hold one
+            try:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except FileNotFoundError:
-            return freed
-        except OSError as error:
-            raise storage_error(error, "clear", self.root) from error
+            except FileNotFoundError:
+                continue  # somebody else clears, too
+            except OSError as error:
+                raise storage_error(error, "clear", path) from error
         return freed
 
     def _make_room(self) -> None:
         try:
             make_room(self.root, self._limit)
-        except OSError as error:
-            raise storage_error(error, "make room in", self.root) from error
+        except OSError as error:  # somebody else's sets, or a disk that is only read: no reason not to train
+            _LOG.warning("%s", storage_error(error, "make room in", self.root))
 
     def _array(self, shape: tuple[int, ...]) -> np.ndarray:
         """Zeros; in memory where the disk is full, or may not be written. (Room is made for the whole file first: else

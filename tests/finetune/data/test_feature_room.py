@@ -130,6 +130,22 @@ def test_what_a_living_process_uses_stays(tmp_path: Path, caplog: pytest.LogCapt
     assert not used.exists()
 
 
+def test_what_may_not_be_removed_keeps_nobody_from_filling(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    a_set(tmp_path, "another's", used=1000.0)
+
+    def refuse(path: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("finetune.data.feature_room.shutil.rmtree", refuse)
+    made = FeatureCache(tmp_path, limit=1).open_or_fill(
+        backbone=MeanBackbone(), source=SCENES, indices=range(11), max_pixels=10**6, batch_size=4
+    )
+    assert made.valid.all()
+    assert "cannot make room in" in caplog.text
+
+
 def test_filling_makes_room_and_never_removes_what_it_fills(tmp_path: Path) -> None:
     old = a_set(tmp_path, "old", used=1000.0)
     made = FeatureCache(tmp_path, limit=1).open_or_fill(

@@ -182,8 +182,8 @@ with queue(Numbers(), decode=slow) as running:
         began = time.monotonic()
         process.send_signal(signal.SIGINT)
         try:
-            assert process.wait(10) == 0
-            assert time.monotonic() - began < 3.0
+            assert process.wait(60) == 0
+            assert time.monotonic() - began < 5.0  # 2 s, where nobody else wants the cores
         finally:
             process.kill()
 
