@@ -7,8 +7,8 @@ others use too.
 - `full`: a step of all of EfficientNet-Lite0, images in memory: the Controller with its summaries and progress, beside
   a `tf.function` called with the same arrays.
 - `head`: a step of a classifier on features in memory, likewise.
-- `once`: a multi-label head on `scenes:` for 20 epochs by `finetune run`, beside the same with the backbone run in every
-  epoch (one is measured, times 20). With fewer than 5,000 images both are also said for 5,000, by a straight
+- `once`: a multi-label head on `scenes:` for 20 epochs by `finetune run`, beside the same with the backbone run in
+  every epoch (one is measured, times 20). With fewer than 5,000 images both are also said for 5,000, by a straight
   line through two sizes of ours.
 - `stall`: how long training stands still for a Checkpoint of all of EfficientNet-Lite0 with Adam: saved in the main
   thread, and beside the training.

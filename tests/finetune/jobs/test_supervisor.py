@@ -149,6 +149,20 @@ def test_an_interrupted_chief_leaves_the_job_queued(bench: Bench) -> None:
     assert (job.state, job.owner, job.lease_until) == (JobState.QUEUED, None, None)
 
 
+def test_what_the_chief_has_to_tell_becomes_events_each_once(bench: Bench) -> None:
+    told = "{'phase': 'training', 'step': 7, 'pid': os.getpid(), 'news': ['back to step 5', 'back to step 6']}"
+    bench.run(Roles([f"put('progress.json', {told}); sys.exit(75)"]))
+    messages = [str(event.body.get("message")) for event in bench.queue.events(bench.job.id) if event.kind == "role"]
+    assert [text for text in messages if text.startswith("back to")] == ["back to step 5", "back to step 6"]
+    progress = bench.queue.get(bench.job.id).progress
+    assert progress is not None
+    assert "news" not in progress
+    # The file of a chief that has gone tells a later one's supervisor nothing.
+    bench.run(Roles(["sys.exit(75)"]))
+    messages = [str(event.body.get("message")) for event in bench.queue.events(bench.job.id)]
+    assert len([text for text in messages if text.startswith("back to")]) == 2
+
+
 def test_stopping_lets_the_roles_save_and_queues_the_job_again(bench: Bench) -> None:
     stop = threading.Event()
     roles = Roles([SLEEP])
