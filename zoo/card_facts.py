@@ -189,6 +189,10 @@ def _training(manifest: Manifest) -> Iterator[tuple[str, Any]]:
         value = _at(spec, path)
         if value is not None:
             yield name, value
+    train = spec.get("train")
+    stages = train.get("stages") if isinstance(train, Mapping) else None
+    if isinstance(stages, list):
+        yield "stages", ", ".join(f"{stage['train_from']} for {stage['steps']} steps" for stage in stages)
     if spec and manifest.tools:
         yield "tools", ", ".join(f"{tool} {number}" for tool, number in sorted(manifest.tools.items()))
 

@@ -205,7 +205,7 @@ def _train(
     seconds = start.seconds
     try:
         while True:
-            if said := start.stage.sentence:
+            if start.step < start.stage.last_step and (said := start.stage.sentence):
                 progress.say(said)
             if warning := norm_warning(start.stage, start.network):
                 progress.say(f"warning: {warning}")

@@ -384,3 +384,12 @@ def test_evaluate_pairs_features_and_examples() -> None:
         layer.evaluate(features_of(3), examples_of(CAPTIONS))
     with pytest.raises(InvalidArgument):
         layer.evaluate(features_of(0), [])
+
+
+def test_the_scale_of_the_first_weights_is_that_of_every_kernel_and_embedding() -> None:
+    layer, *_ = make(["a b", "b c d"], initial_scale=0.08)
+    for weight in layer.trainable_weights:
+        value = np.abs(weight.numpy())
+        if value.ndim >= 2:
+            assert value.max() <= 0.08, weight.path
+            assert value.mean() == pytest.approx(0.04, rel=0.3), weight.path

@@ -306,16 +306,14 @@ def test_batch_norm_that_is_trained_keeps_moving_averages_and_others_stay() -> N
 
 
 def test_too_few_steps_for_moving_averages_are_said() -> None:
-    def warning(steps: int, batch_norm: str = "train") -> str | None:
-        (stage,) = stages_of(spec([{"train_from": "top", "steps": steps}]))
-        return norm_warning(stage, network_of(stage, classifier(), batch_norm=batch_norm))
-
-    said = warning(50)
+    (few,), (enough,) = (stages_of(spec([{"train_from": "top", "steps": steps}])) for steps in (50, 299))
+    network = network_of(few, classifier(), batch_norm="train")
+    said = norm_warning(few, network)
     assert said is not None
     assert "after 50 steps BatchNorm's moving averages still are 61% the old ones" in said
     assert "train 299 steps" in said
-    assert warning(299) is None
-    assert warning(50, "frozen") is None
+    assert norm_warning(enough, network) is None
+    assert norm_warning(few, HeadNetwork(classifier())) is None
 
 
 def test_batch_norm_to_train_where_there_is_none_is_refused_and_dropout_never_trains() -> None:
