@@ -53,6 +53,10 @@ class Network(Protocol):
         """Variables that a loss in training changes without a gradient: moving averages of BatchNorm."""
 
     @property
+    def momentum(self) -> float | None:
+        """How much of these a step leaves; None where there are none."""
+
+    @property
     def layers(self) -> Mapping[str, keras.Layer]:
         """`component/name` → layer, of all that a loss may pass through; endpoint → the layer that gives it."""
 
@@ -63,6 +67,7 @@ class HeadNetwork:
     """The backbone is frozen: inputs are {"feature_vector": [B, D]}."""
 
     statistics: Sequence[Any] = ()
+    momentum: float | None = None
 
     def __init__(self, head: HeadLayer) -> None:
         self.head = head

@@ -5,7 +5,6 @@ Takes the stages of a spec and the stage's network. Gives a Footing. Next: `fine
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -33,25 +32,6 @@ class Footing:
     since: Mapping[str, int] = field(default_factory=dict)
     factors: Mapping[str, float] = field(default_factory=dict)
     anchors: Mapping[str, np.ndarray] = field(default_factory=dict)
-
-
-_LEFT = 0.05  # of BatchNorm's old statistics, above which a run is warned
-
-
-def norm_warning(stage: Stage, network: Network) -> str | None:
-    """Whether BatchNorm that is trained has too few steps to forget its old statistics: what is evaluated and published
-    then infers with averages that belong to other weights."""
-    if not isinstance(network, ThawedNetwork) or network.momentum is None:
-        return None
-    steps, momentum = stage.last_step - stage.first_step, network.momentum
-    left = momentum**steps
-    if left <= _LEFT:
-        return None
-    enough = math.ceil(math.log(_LEFT) / math.log(momentum))
-    return (
-        f"after {steps} steps BatchNorm's moving averages still are {left:.0%} the old ones (a step changes "
-        f"{1 - momentum:.2g} of them): train {enough} steps or more, or leave model.batch_norm=frozen"
-    )
 
 
 def footing_of(stage: Stage, stages: Sequence[Stage], network: Network, facts: ArchitectureFacts) -> Footing:

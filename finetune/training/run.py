@@ -195,9 +195,9 @@ def _train(
 ) -> Outcome:
     """Stage after stage, up to the last step of all or the early stop."""
     from finetune.training.controller import Controller
-    from finetune.training.footing import norm_warning
     from finetune.training.initialise import next_stage
     from finetune.training.inputs import training_input
+    from finetune.training.run_warnings import averages_warning
     from finetune.training.summaries import Summaries
     from finetune.training.watching import watched
 
@@ -207,8 +207,9 @@ def _train(
         while True:
             if start.step < start.stage.last_step and (said := start.stage.sentence):
                 progress.say(said)
-            if warning := norm_warning(start.stage, start.network):
-                progress.say(f"warning: {warning}")
+            steps = start.stage.last_step - start.stage.first_step
+            if warning := averages_warning(start.network.momentum, steps):
+                progress.warn(warning)
             share = group.share(request.spec.train)
             batches = training_input(request.spec, prepared, catalog, start.stage, share=share)
             with watched(

@@ -19,6 +19,7 @@ from finetune.training.checkpoints import Checkpoints
 from finetune.training.evaluate import SplitEvaluation
 from finetune.training.evaluations import EvalResult
 from finetune.training.prepare import Prepared
+from finetune.training.stages import stage_at, stages_of
 
 OLD_SHARE = 0.05  # of a moving average that may still be from before the run
 _SEEN = 2000  # training examples that are evaluated to compare with validation
@@ -68,6 +69,8 @@ def outcome_warnings(
     validation split was. Where the backbone is trained too nothing is compared: that would take as long as an epoch."""
     split = prepared.splits["train"]
     if spec.head.kind not in _BY_EXAMPLE or split.features_NVD is None or isinstance(network, ThawedNetwork):
+        return []
+    if stage_at(stages_of(spec), best.step).thaws:  # this head belongs to another backbone than the cached features
         return []
     weights = checkpoints.read_weights(best.step, "head")
     restore(network.groups["head"], weights).require_complete("the Checkpoint's head")

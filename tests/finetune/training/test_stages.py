@@ -18,7 +18,7 @@ from finetune.models.restore import restore
 from finetune.spec import InvalidSpec, JobSpec
 from finetune.training.best import evaluation_steps, is_evaluation_step
 from finetune.training.checkpoints import AnotherCheckpoint, Checkpoints
-from finetune.training.footing import footing_of, norm_warning
+from finetune.training.footing import footing_of
 from finetune.training.stages import Stage, require_stages, stage_at, stages_of, uses_features
 from finetune.training.trainer import Trainer
 from tests.tiny import TINY, TINY_FEATURE_DIM, tiny_tensors
@@ -303,17 +303,6 @@ def test_batch_norm_that_is_trained_keeps_moving_averages_and_others_stay() -> N
     assert moved == {"top/moving_mean", "top/moving_variance"}
     network.features(IMAGES)  # to evaluate moves nothing
     np.testing.assert_array_equal(network.backbone_arrays()["top/moving_mean"], after["top/moving_mean"])
-
-
-def test_too_few_steps_for_moving_averages_are_said() -> None:
-    (few,), (enough,) = (stages_of(spec([{"train_from": "top", "steps": steps}])) for steps in (50, 299))
-    network = network_of(few, classifier(), batch_norm="train")
-    said = norm_warning(few, network)
-    assert said is not None
-    assert "after 50 steps BatchNorm's moving averages still are 61% the old ones" in said
-    assert "train 299 steps" in said
-    assert norm_warning(enough, network) is None
-    assert norm_warning(few, HeadNetwork(classifier())) is None
 
 
 def test_batch_norm_to_train_where_there_is_none_is_refused_and_dropout_never_trains() -> None:
