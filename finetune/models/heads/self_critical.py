@@ -16,6 +16,7 @@ Shapes: B rows, K captions of each, N = B·K, T words with the end token.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -51,7 +52,10 @@ class CaptionReward:
         self._bleu = layer.arguments.self_critical_bleu
         # Tokens of `words@1` are what captions are scored by; those of other vocabularies are cut once more.
         self._as_scored = self._vocabulary.tokenizer == TOKENIZER
-        self._references = [[[*tokenize(caption), _END_WORD] for caption in e.captions] for e in examples]
+        # (interned: COCO's captions have seven million words, few of them different)
+        self._references = [
+            [[*map(sys.intern, tokenize(caption)), _END_WORD] for caption in example.captions] for example in examples
+        ]
         self._cider = CiderScorer(self._references)
 
     def __call__(self, image_B: np.ndarray, tokens_BKT: np.ndarray) -> np.ndarray:
