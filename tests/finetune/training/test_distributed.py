@@ -193,9 +193,7 @@ def test_two_devices_do_what_one_does_with_the_whole_batch() -> None:
     assert found["said"] == "each batch is shared out over 2 devices"
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "num_workers", "pieces"), [(8, 2, 1), (7, 3, 1), (2, 3, 1), (8, 4, 2), (5, 4, 2), (1, 1, 1)]
-)
+@pytest.mark.parametrize(("batch_size", "num_workers", "pieces"), [(7, 3, 1), (2, 3, 1), (5, 4, 2)])
 def test_the_workers_rows_together_are_the_batch(batch_size: int, num_workers: int, pieces: int) -> None:
     """Each row once by its weight, in every step, whatever the shares; all processes have batches of one shape."""
     task = make_task("line")

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -107,38 +102,6 @@ def test_a_head_without_trainable_variables_is_refused() -> None:
     head.trainable = False
     with pytest.raises(NothingToTrain):
         trainer(head)
-
-
-def test_several_replicas_do_what_one_big_batch_does() -> None:
-    """Two logical devices, the batch dealt unevenly by weight: still the mean over all weights, clipped after."""
-    head = Line()
-    t = trainer(head, learning_rate=0.1, clip_norm=1.0)
-    t.run(batches(), 3)
-    alone = head.w.numpy()
-    done = subprocess.run(
-        [sys.executable, "-c", _TWO_REPLICAS],
-        capture_output=True,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    np.testing.assert_allclose(json.loads(done.stdout.splitlines()[-1]), alone, rtol=1e-5)
-
-
-_TWO_REPLICAS = """
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from tests.finetune.training.test_trainer import *
-strategy = tf.distribute.MirroredStrategy(["/cpu:0", "/cpu:1"])
-with strategy.scope():
-    head = Line()
-config = TrainConfig(steps=100, optimizer=OptimizerConfig(name="sgd", learning_rate=0.1, clip_norm=1.0))
-t = Trainer(network=HeadNetwork(head), config=config, strategy=strategy)
-data = ({"feature_vector": X}, {"y": Y, "weight": WEIGHT})
-t.run(iter(strategy.experimental_distribute_dataset(tf.data.Dataset.from_tensor_slices(data).repeat().batch(4))), 3)
-print(head.w.numpy().tolist())
-"""
 
 
 def test_a_captioner_is_not_rewarded_for_copying_its_input(captioner_task: Any) -> None:
