@@ -79,6 +79,9 @@ def uneven() -> Recipe:
             "head.arguments.feature_dropout": Choice(
                 value=0.5, reason="rare classes are not learnt by single values of the feature vector"
             ),
+            "data.views": Choice(
+                value=6, reason="itself, its mirror image, four crops: the few images of a rare class, six times"
+            ),
             "train.steps": Choice(value=1500, reason="dropout learns more slowly; a step costs a millisecond"),
             "train.batch_size": Choice(value=64, reason="steady gradients for up to a few dozen classes"),
             "train.evaluate_every": Choice(value=150, reason="ten looks at the validation split"),

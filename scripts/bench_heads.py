@@ -47,14 +47,15 @@ PARTS: Mapping[str, dict[str, Any]] = {
         "train.optimizer.learning_rate": 3e-3,
         "train.optimizer.schedule": "cosine",
     },
-    "+ class weights": {"recipe": "uneven", "head.arguments.feature_dropout": 0.0},
-    "+ feature dropout (= uneven)": {"recipe": "uneven"},
-    "uneven, sampled evenly instead": {
+    "+ class weights": {"recipe": "uneven", "head.arguments.feature_dropout": 0.0, "data.views": 1},
+    "+ feature dropout": {"recipe": "uneven", "data.views": 1},
+    "+ mirrored and cropped views (= uneven)": {"recipe": "uneven"},
+    "without views, sampled evenly instead of weighted": {
         "recipe": "uneven",
         "head.arguments.class_weights": None,
         "data.order": "balanced",
+        "data.views": 1,
     },
-    "uneven, mirrored and cropped views": {"recipe": "uneven", "data.views": 6},
 }
 
 

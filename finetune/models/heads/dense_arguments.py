@@ -5,6 +5,7 @@ Takes Examples. Gives checked names of classes. Next: `classifier`, `multilabel`
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -86,9 +87,12 @@ def label_rows(examples: Sequence[Example], classes: tuple[str, ...], *, head: s
 
 
 def unknown_classes(strange: Sequence[str], where: str, classes: Sequence[str], head: str) -> InvalidLabels:
+    near = difflib.get_close_matches(strange[0], classes, n=1)
     return InvalidLabels(
-        f"{len(strange)} labels are no class of this {head}: {', '.join(map(repr, strange[:5]))} "
-        f"(for example of {where}); its {len(classes)} classes are {listed(classes)}"
+        f"{len(strange)} labels are no class of this {head}: {listed(strange, 5)} (for example of {where}); "
+        + (f"{near[0]!r:.80} is its nearest class; " if near else "")
+        + f"its {len(classes)} classes are {listed(classes)}",
+        hint="classes are compared by name: rename them in the data, or leave the images out",
     )
 
 
