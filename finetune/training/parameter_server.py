@@ -13,6 +13,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from finetune.data.batch_numbers import BatchNumbers
@@ -40,10 +41,17 @@ class ParameterServerTrainer(Trainer):
         super().__init__(network=network, config=config, strategy=strategy, footing=footing)
         self.least_steps = _ROUND * num_workers
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+        self._metric_names: list[str] = []  # once a step was traced
         self._remote_step = tf.function(self._step_of_worker)
 
-    def _step_of_worker(self, features: Any, targets: Any) -> Any:
-        return self._one_step(features, targets, tf.constant(0.0, tf.float64))
+    def _step_of_worker(self, features: Any, targets: Any) -> tf.Tensor:
+        """Everything that a step says as one float64 vector: each tensor of its own would be one more call back and
+        forth. First the sums, last norm, rate and the bad step, between them the metrics' pairs by name."""
+        sums, metrics, last, bad = self._one_step(features, targets, tf.constant(0.0, tf.float64))
+        self._metric_names = sorted(metrics)
+        pairs = [tf.cast(metrics[name], tf.float64) for name in self._metric_names]
+        end = [tf.cast(last, tf.float64), tf.cast(bad, tf.float64)[tf.newaxis]]
+        return tf.concat([sums, *pairs, *end], axis=0)
 
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """As Trainer.run; the order in which updates are applied is the workers'. Raises PeerLost (a parameter server
@@ -60,14 +68,15 @@ class ParameterServerTrainer(Trainer):
                 waited += time.monotonic() - begin
                 out.append((number, self._coordinator.schedule(self._remote_step, args=(features, targets))))
             self._coordinator.join()
-            results = []
+            rows = []
             for number, result in out:
-                results.append(result.fetch())
+                rows.append(result.fetch())
                 numbers.finish(number)
             # A batch that was done twice was counted twice.
             self.global_step.assign(numbers.num_finished)
-        sums = sum(result[0] for result in results)
+        result_SX = np.stack(rows)
+        sums, last = result_SX[:, :4].sum(axis=0), result_SX[-1, -3:-1]
         sums[3] = waited
-        metrics = {name: sum(result[1][name] for result in results) for name in results[0][1]}
-        bad = next((int(result[3]) for result in results if int(result[3]) >= 0), -1)
-        return self._stretch(num_steps, sums, metrics, results[-1][2], bad)
+        pairs = result_SX[:, 4:-3].sum(axis=0).reshape(-1, 2)
+        bad = next((int(step) for step in result_SX[:, -1] if step >= 0), -1)
+        return self._stretch(num_steps, sums, dict(zip(self._metric_names, pairs, strict=True)), last, bad)
