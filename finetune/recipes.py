@@ -59,9 +59,16 @@ def head_only() -> Recipe:
         head="classifier",
         summary="a linear classifier on cached features of a frozen backbone",
         choices={
-            "train.steps": Choice(value=1000, reason="features are cached, so a step costs a millisecond"),
+            "train.steps": Choice(value=1500, reason="features are cached, so a step costs a millisecond"),
             "train.batch_size": Choice(value=64, reason="steady gradients for up to a few dozen classes"),
-            "train.evaluate_every": Choice(value=100, reason="ten looks at the validation split"),
+            "train.evaluate_every": Choice(value=150, reason="ten looks at the validation split"),
+            "train.optimizer.learning_rate": Choice(
+                value=3e-3,
+                reason="with the next: accuracy 0.781 to 0.790, macro-F1 0.488 to 0.508 over a constant 1e-3",
+            ),
+            "train.optimizer.schedule": Choice(
+                value="cosine", reason="ends at rest: no luck of the last batch (docs/heads.md, uneven classes)"
+            ),
         },
     )
 

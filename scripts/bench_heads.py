@@ -40,13 +40,13 @@ SHOTS, DRAWS = (1, 5, 10), (1, 2, 3, 4, 5)
 
 # What the `uneven` recipe is made of, a step at a time.
 PARTS: Mapping[str, dict[str, Any]] = {
-    "head-only": {"recipe": "head-only"},
-    "+ rate 3e-3, cosine, 1500 steps": {
+    "constant rate 1e-3, 1000 steps": {
         "recipe": "head-only",
-        "train.steps": 1500,
-        "train.optimizer.learning_rate": 3e-3,
-        "train.optimizer.schedule": "cosine",
+        "train.steps": 1000,
+        "train.optimizer.learning_rate": 1e-3,
+        "train.optimizer.schedule": "constant",
     },
+    "head-only: rate 3e-3, cosine, 1500 steps": {"recipe": "head-only"},
     "+ class weights": {"recipe": "uneven", "head.arguments.feature_dropout": 0.0, "data.views": 1},
     "+ feature dropout": {"recipe": "uneven", "data.views": 1},
     "+ mirrored and cropped views (= uneven)": {"recipe": "uneven"},
