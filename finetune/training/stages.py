@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from finetune.models.cuts import first_endpoint
-from finetune.spec import JobSpec, StageConfig, TrainConfig, backward_stage
+from finetune.spec import JobSpec, StageConfig, TrainConfig
+from finetune.spec_checks import backward_stage
 from zoo.architectures.facts import ArchitectureFacts
 
 
