@@ -103,9 +103,12 @@ def few_shot() -> Recipe:
                 value=10, reason="the rest of the training split is left out; other draws by other train.seed"
             ),
             "data.views": Choice(value=6, reason="itself, its mirror image, four crops: six times as many vectors"),
-            "train.steps": Choice(value=300, reason="every vector is seen dozens of times; the rest is overfitting"),
+            "train.steps": Choice(
+                value=1000,
+                reason="5 stamps a class: accuracy 0.573 with the cosine's 1000, 0.521 with 300 smoothed ones",
+            ),
             "train.batch_size": Choice(value=32, reason="small sets are a few batches an epoch"),
-            "train.evaluate_every": Choice(value=50, reason="six looks at the validation split"),
+            "train.evaluate_every": Choice(value=100, reason="ten looks at the validation split"),
             "train.optimizer.name": Choice(value="adamw", reason="weight decay apart from the gradient"),
             "train.optimizer.learning_rate": Choice(
                 value=3e-3, reason="few steps; falls to nothing, so that the last batch doesn't decide"
@@ -113,9 +116,6 @@ def few_shot() -> Recipe:
             "train.optimizer.schedule": Choice(value="cosine", reason="ends at rest: no luck of the last batch"),
             "train.optimizer.weight_decay": Choice(
                 value=0.1, reason="more numbers than images: a strong pull to zero chooses among many that fit"
-            ),
-            "head.arguments.label_smoothing": Choice(
-                value=0.1, reason="everything is separable: without it logits would grow without end"
             ),
         },
     )
