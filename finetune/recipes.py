@@ -52,6 +52,22 @@ def captioner() -> Recipe:
     )
 
 
+def captioner_attention() -> Recipe:
+    """The captioner's recipe with a decoder that looks at places of the image."""
+    plain = captioner()
+    return Recipe(
+        name="captioner-attention",
+        head="captioner",
+        summary="the captioner with soft attention over the feature map; twice the time, 50 times the cached features",
+        choices={
+            "head.arguments.attention": Choice(
+                value="soft", reason="flickr1k, mean of 3 seeds: CIDEr 0.346 to 0.373, BLEU-4 0.153 to 0.160"
+            ),
+            **plain.choices,
+        },
+    )
+
+
 def head_only() -> Recipe:
     """A classifier on cached features of a frozen backbone."""
     return Recipe(
@@ -141,6 +157,7 @@ def embedding() -> Recipe:
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "captioner": captioner,
+    "captioner-attention": captioner_attention,
     "embedding": embedding,
     "few-shot": few_shot,
     "full": full,

@@ -257,7 +257,7 @@ class DebugConfig(_Part):
 
 
 # Recipes as old as what came later: a spec of theirs says all of it, for what is left out would come from the recipe.
-_LATER_RECIPES = frozenset({"few-shot", "full", "gradual", "im2txt", "slim-flowers"})
+_LATER_RECIPES = frozenset({"captioner-attention", "few-shot", "full", "gradual", "im2txt", "slim-flowers"})
 _LATER_OF_DATA = ("per_class", "order", "order_power", "features")
 _LATER_OF_TRAINING = ("save_seconds", "keep_hours", "on_nan", "stages", "precision")
 _LATER_OF_MODELS = ("batch_norm",)

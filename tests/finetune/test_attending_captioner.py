@@ -137,6 +137,7 @@ def test_a_resident_predictor_says_the_same(catalog: Catalog, predictor: Predict
         assert [c.log_prob for c in mine] == pytest.approx([c.log_prob for c in theirs], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_version_is_evaluated_on_rows(catalog: Catalog, tmp_path: Path) -> None:
     found = evaluate_version(catalog, "looks", location=f"flickr:{_photos(tmp_path / 'photos')}", split="all")
     assert found["num_examples"] == 6

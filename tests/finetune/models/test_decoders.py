@@ -35,7 +35,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 }
 
 
-COMMON = ("lstm", "gru, normalised, tied", "soft gru from its state", "top down")  # between them everything
+COMMON = ("gru, normalised, tied", "top down")  # the others are slow; plain and soft LSTMs have tests of decoding
 EACH = [pytest.param(name, marks=() if name in COMMON else pytest.mark.slow) for name in DECODERS]
 
 
@@ -92,6 +92,7 @@ def test_explanations_add_up(wild: CaptionerLayer) -> None:
                 assert float(word.attention.sum()) == pytest.approx(1.0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_attention_learns_what_lies_where() -> None:
     """The caption names the word whose mark lies at a place that the feature vector doesn't tell."""
     words = ("ball", "cube", "cone", "box")
