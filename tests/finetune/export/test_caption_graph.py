@@ -53,8 +53,8 @@ def test_every_tokenizers_words_are_joined_as_in_python(kind: TokenizerKind) -> 
 @pytest.mark.parametrize("batch", [1, 5])
 def test_captions_are_those_of_the_layer(catalog: Catalog, batch: int) -> None:
     layer = ExportSource.load(catalog, catalog.get("cap")).head
-    feature_BD = np.random.default_rng(batch).normal(0, 2, (batch, layer.feature_dim)).astype(np.float32)
-    signature = [tf.TensorSpec([None, layer.feature_dim], tf.float32)]
+    feature_BD = np.random.default_rng(batch).normal(0, 2, (batch, layer.row.size)).astype(np.float32)
+    signature = [tf.TensorSpec([None, layer.row.size], tf.float32)]
     found = tf.function(lambda features: captions(layer, features), input_signature=signature)(feature_BD)
     for row, text_K, log_prob_K in zip(layer.captions(feature_BD), found["text"], found["log_prob"], strict=True):
         said = [text.decode() for text in text_K.numpy() if text]
