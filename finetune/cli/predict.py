@@ -28,6 +28,33 @@ if TYPE_CHECKING:
 Ref = Annotated[str, typer.Argument(metavar="REF")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…")]
 
+# How captions are found: finetune.models.decoding_options.
+BeamSizeOption = Annotated[
+    int | None, typer.Option("--beam-size", min=1, help="captions sought; default: the head's own")
+]
+MaxWordsOption = Annotated[int | None, typer.Option("--max-words", help="longest caption")]
+MinWordsOption = Annotated[int | None, typer.Option("--min-words", help="shortest caption")]
+LengthPenaltyOption = Annotated[
+    float | None, typer.Option("--length-penalty", help="rank by log_prob / length^X; 0 to 10")
+]
+NoRepeatNgramOption = Annotated[
+    int | None, typer.Option("--no-repeat-ngram", help="never the same N words in a row twice; 0 is off")
+]
+CoverageOption = Annotated[
+    float | None, typer.Option("--coverage", help="rank higher what looked everywhere; wants attention")
+]
+BeamGroupsOption = Annotated[int | None, typer.Option("--beam-groups", help="groups of beams that differ")]
+DiversityOption = Annotated[float | None, typer.Option("--diversity", help="how much groups shall differ")]
+SampleOption = Annotated[bool, typer.Option("--sample", help="draw words; --beam-size is how many captions")]
+TemperatureOption = Annotated[float | None, typer.Option("--temperature", help="of the draws; below 1 is safer")]
+TopKOption = Annotated[int | None, typer.Option("--top-k", help="draw among the likeliest K words")]
+TopPOption = Annotated[float | None, typer.Option("--top-p", help="draw among the fewest words of share P")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="of the draws; default 0")]
+ExplainOption = Annotated[
+    Path | None,
+    typer.Option("--explain", metavar="DIR", help="write there what was likely and looked at, word by word"),
+]
+
 
 class NoSuchImage(NotFound):
     """An image file that can't be read from disk."""
@@ -40,31 +67,20 @@ class NotThroughServer(InvalidArgument):
 def caption(
     reference: Ref,
     images: Images,
-    beam_size: Annotated[
-        int | None, typer.Option("--beam-size", min=1, help="captions sought; default: the head's own")
-    ] = None,
-    max_words: Annotated[int | None, typer.Option("--max-words", help="longest caption")] = None,
-    min_words: Annotated[int | None, typer.Option("--min-words", help="shortest caption")] = None,
-    length_penalty: Annotated[
-        float | None, typer.Option("--length-penalty", help="rank by log_prob / length^X; 0 to 10")
-    ] = None,
-    no_repeat_ngram: Annotated[
-        int | None, typer.Option("--no-repeat-ngram", help="never the same N words in a row twice; 0 is off")
-    ] = None,
-    coverage: Annotated[
-        float | None, typer.Option("--coverage", help="rank higher what looked everywhere; wants attention")
-    ] = None,
-    beam_groups: Annotated[int | None, typer.Option("--beam-groups", help="groups of beams that differ")] = None,
-    diversity: Annotated[float | None, typer.Option("--diversity", help="how much groups shall differ")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="draw words; --beam-size is how many captions")] = False,
-    temperature: Annotated[float | None, typer.Option("--temperature", help="of the draws; below 1 is safer")] = None,
-    top_k: Annotated[int | None, typer.Option("--top-k", help="draw among the likeliest K words")] = None,
-    top_p: Annotated[float | None, typer.Option("--top-p", help="draw among the fewest words of share P")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="of the draws; default 0")] = None,
-    explain: Annotated[
-        Path | None,
-        typer.Option("--explain", metavar="DIR", help="write there what was likely and looked at, word by word"),
-    ] = None,
+    beam_size: BeamSizeOption = None,
+    max_words: MaxWordsOption = None,
+    min_words: MinWordsOption = None,
+    length_penalty: LengthPenaltyOption = None,
+    no_repeat_ngram: NoRepeatNgramOption = None,
+    coverage: CoverageOption = None,
+    beam_groups: BeamGroupsOption = None,
+    diversity: DiversityOption = None,
+    sample: SampleOption = False,
+    temperature: TemperatureOption = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    seed: SeedOption = None,
+    explain: ExplainOption = None,
     store: StoreOption = None,
     server: ServerOption = None,
     token: TokenOption = None,
