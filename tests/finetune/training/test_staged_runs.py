@@ -87,7 +87,7 @@ for step in (None, *map(int, sys.argv[2:])):
         shutil.copytree(root, folder.root)
         shutil.rmtree(folder.export)
         for path in folder.checkpoints.iterdir():
-            if int(path.name) > step:
+            if path.name.isdecimal() and int(path.name) > step:
                 shutil.rmtree(path)
     assert run_chief(folder, folder.request().store_url) == 0
     found[step] = {path.name: path.read_bytes().hex() for path in sorted(folder.export.glob("*.safetensors"))}
