@@ -41,17 +41,22 @@ class ParameterServerTrainer(Trainer):
         super().__init__(network=network, config=config, strategy=strategy, footing=footing)
         self.least_steps = _ROUND * num_workers
         self._coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
-        self._metric_names: list[str] = []  # once a step was traced
+        self._said: Any = None  # the shapes of what a step says, once it was traced
         self._remote_step = tf.function(self._step_of_worker)
 
-    def _step_of_worker(self, features: Any, targets: Any) -> tf.Tensor:
+    def _step_of_worker(self, features: Any, targets: Any, waited: tf.Tensor) -> tf.Tensor:
         """Everything that a step says as one float64 vector: each tensor of its own would be one more call back and
-        forth. First the sums, last norm, rate and the bad step, between them the metrics' pairs by name."""
-        sums, metrics, last, bad = self._one_step(features, targets, tf.constant(0.0, tf.float64))
-        self._metric_names = sorted(metrics)
-        pairs = [tf.cast(metrics[name], tf.float64) for name in self._metric_names]
-        end = [tf.cast(last, tf.float64), tf.cast(bad, tf.float64)[tf.newaxis]]
-        return tf.concat([sums, *pairs, *end], axis=0)
+        forth."""
+        said = self._one_step(features, targets, waited)
+        self._said = tf.nest.map_structure(lambda value: tf.TensorSpec(value.shape, value.dtype), said)
+        return tf.concat([tf.reshape(tf.cast(value, tf.float64), [-1]) for value in tf.nest.flatten(said)], axis=0)
+
+    def _taken_apart(self, vector: np.ndarray) -> Any:
+        """What `_one_step` gave: sums, metrics, norm and rate, bad step."""
+        specs = tf.nest.flatten(self._said)
+        ends = np.cumsum([spec.shape.num_elements() for spec in specs])
+        parts = [part.reshape(spec.shape) for part, spec in zip(np.split(vector, ends[:-1]), specs, strict=True)]
+        return tf.nest.pack_sequence_as(self._said, parts)
 
     def run(self, iterator: Any, num_steps: int) -> Stretch:
         """As Trainer.run; the order in which updates are applied is the workers'. Raises PeerLost (a parameter server
@@ -59,24 +64,21 @@ class ParameterServerTrainer(Trainer):
         before = int(self.global_step.numpy())
         numbers = BatchNumbers(before)
         out: list[tuple[int, Any]] = []
-        waited = 0.0
         with peers_watched():
             for _ in range(num_steps):
                 number = numbers.take()
                 begin = time.monotonic()
                 features, targets = next(iterator)
-                waited += time.monotonic() - begin
-                out.append((number, self._coordinator.schedule(self._remote_step, args=(features, targets))))
+                waited = tf.constant(time.monotonic() - begin, tf.float64)
+                out.append((number, self._coordinator.schedule(self._remote_step, args=(features, targets, waited))))
             self._coordinator.join()
-            rows = []
+            said = []
             for number, result in out:
-                rows.append(result.fetch())
+                said.append(self._taken_apart(result.fetch()))
                 numbers.finish(number)
             # A batch that was done twice was counted twice.
             self.global_step.assign(numbers.num_finished)
-        result_SX = np.stack(rows)
-        sums, last = result_SX[:, :4].sum(axis=0), result_SX[-1, -3:-1]
-        sums[3] = waited
-        pairs = result_SX[:, 4:-3].sum(axis=0).reshape(-1, 2)
-        bad = next((int(step) for step in result_SX[:, -1] if step >= 0), -1)
-        return self._stretch(num_steps, sums, dict(zip(self._metric_names, pairs, strict=True)), last, bad)
+        sums = sum(each[0] for each in said)
+        metrics = {name: sum(each[1][name] for each in said) for name in said[0][1]}
+        bad = next((int(each[3]) for each in said if int(each[3]) >= 0), -1)
+        return self._stretch(num_steps, sums, metrics, said[-1][2], bad)
