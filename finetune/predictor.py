@@ -147,13 +147,16 @@ class Predictor:
     def input_spec(self) -> InputSpec:
         return self._input_spec
 
-    def warm_up(self) -> None:
-        """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it."""
+    def warm_up(self, request: DecodingRequest | None = None) -> None:
+        """Traces and compiles by answering for one black image, so that the first caller doesn't wait for it.
+
+        `request`: how a captioner will be asked. Raises InvalidDecoding.
+        """
         spec = self._input_spec
         row_BX = np.asarray(self._feature_row(np.zeros((1, spec.height, spec.width, 3), np.float32)))
         kind = self.version.manifest.head.kind if self.version.manifest.head else None
         if kind == "captioner":
-            self._head.captions(row_BX)
+            self._head.captions(row_BX, request)
         elif kind in CLASSIFYING:
             self._head.probabilities(row_BX)
         elif kind == "embedding":

@@ -24,6 +24,7 @@ from zoo.errors import InvalidArgument, NotFound, ZooError
 
 if TYPE_CHECKING:
     from finetune.client import ZooClient
+    from finetune.models.decoding_options import DecodingRequest
 
 Ref = Annotated[str, typer.Argument(metavar="REF")]
 Images = Annotated[list[Path], typer.Argument(metavar="IMAGE…")]
@@ -115,7 +116,7 @@ def caption(
                 _print_captions(path, answer.captions[0], answer.milliseconds, output)
         return
     files = list(_read(images))
-    predictor = _predictor(reference, store, "captioner")
+    predictor = _predictor(reference, store, "captioner", request=request)
     for path, data in files:
         started = time.perf_counter()
         with _naming(path):
@@ -208,7 +209,7 @@ def _client(address: str, token: str | None) -> ZooClient:
     return ZooClient(address, token=token)
 
 
-def _predictor(reference: str, store: str | None, *heads: str) -> Any:
+def _predictor(reference: str, store: str | None, *heads: str, request: DecodingRequest | None = None) -> Any:
     from finetune.predictor import Predictor, require_head
     from finetune.tensorflow_start import start_tensorflow
     from zoo.catalog import open_catalog
@@ -219,7 +220,7 @@ def _predictor(reference: str, store: str | None, *heads: str) -> Any:
         require_head(version, *heads)  # before TensorFlow, which takes seconds to come up
     start_tensorflow()
     predictor = Predictor.load(catalog, version)
-    predictor.warm_up()  # so that the milliseconds of the first image are those of any image
+    predictor.warm_up(request)  # so that the milliseconds of the first image are those of any image
     return predictor
 
 
