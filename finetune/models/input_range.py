@@ -42,12 +42,12 @@ USUAL: Mapping[str, tuple[float, tuple[float, float, float], tuple[float, float,
 class RangeFinding:
     """`spread`: the median over channels of the images' variance in the first BatchNorm's input over the one that it
     remembers; `deviation`: the same of the mean squared distance from the mean that it remembers. Both are near 1 where
-    images are like those of its training. `better`: a usual range that fits, where this one doesn't and another does.
+    images are like those of its training. `better`: usual ranges that fit where this one doesn't, the nearest first.
     """
 
     spread: float
     deviation: float
-    better: str | None = None
+    better: tuple[str, ...] = ()
 
     @property
     def far(self) -> bool:
@@ -57,11 +57,13 @@ class RangeFinding:
         """A line for the log; None where the range fits."""
         if not self.far:
             return None
-        scale, mean, std = USUAL[self.better] if self.better else (0.0, (), ())
+        fitting = [
+            f"{name} (scale {USUAL[name][0]:.6g}, mean {list(USUAL[name][1])}, std {list(USUAL[name][2])})"
+            for name in self.better
+        ]
         remedy = (
-            f"values of {self.better} would fit: import the backbone with an --input-spec of scale {scale:.6g}, "
-            f"mean {list(mean)}, std {list(std)}"
-            if self.better
+            f"what would fit: {' or '.join(fitting)}; import the backbone with the right --input-spec"
+            if fitting
             else "look at the backbone's input spec (`zoo show`) and at the images"
         )
         return (
@@ -95,7 +97,7 @@ def input_range(backbone: Backbone, pixels_BHWC: np.ndarray) -> RangeFinding | N
         other = measured(backbone.input_spec.model_copy(update={"scale": scale, "mean": mean, "std": std}))
         if not _far(*other):
             fits[name] = sum(abs(np.log(each)) for each in other)
-    return RangeFinding(spread=spread, deviation=deviation, better=min(fits, key=fits.__getitem__) if fits else None)
+    return RangeFinding(spread=spread, deviation=deviation, better=tuple(sorted(fits, key=fits.__getitem__)))
 
 
 def _far(spread: float, deviation: float) -> bool:
