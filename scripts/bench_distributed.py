@@ -89,7 +89,7 @@ def train(side: str, role: str, cluster: Cluster | None, model: str, batch_size:
     if cluster is not None and cluster.ps and role != CHIEF:
         serve(cluster, role).join()
     tf.random.set_seed(1)
-    group = Group.join(strategy_of(side), role, cluster, on_missing=lambda error: None)
+    group = Group.join(strategy_of(side), role, cluster)
     plan = TrainConfig(
         steps=10**6, batch_size=batch_size, optimizer=OptimizerConfig(name="momentum", learning_rate=1e-4)
     )

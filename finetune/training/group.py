@@ -6,7 +6,7 @@ input. Next: `finetune.training.initialise`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,6 @@ from finetune.training.all_reduce import AllReduceTrainer
 from finetune.training.footing import Footing
 from finetune.training.parameter_server import ParameterServerTrainer
 from finetune.training.strategies import (
-    PeersMissing,
     Placement,
     coordinate,
     join_all_reduce,
@@ -54,9 +53,7 @@ class Group:
     placement: Placement | None = None
 
     @classmethod
-    def join(
-        cls, config: StrategyConfig, role: str, cluster: Cluster | None, on_missing: Callable[[PeersMissing], None]
-    ) -> Group:
+    def join(cls, config: StrategyConfig, role: str, cluster: Cluster | None) -> Group:
         """Before anything else is done with TensorFlow; returns when the others are there.
 
         Raises InvalidCluster, PortTaken, PeersMissing, DevicesMissing.
@@ -77,7 +74,7 @@ class Group:
                 placement=Placement(strategy, config.ps),
             )
         worker = cluster.replica(role)
-        strategy = join_all_reduce(cluster, role, on_missing=on_missing)
+        strategy = join_all_reduce(cluster, role)
         pieces = strategy.num_replicas_in_sync // config.workers
         return cls(
             strategy=strategy,

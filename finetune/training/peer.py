@@ -32,7 +32,7 @@ def follow_chief(job: JobFolder, store_url: str, stop: StopSignal, role: str, cl
     """
     spec = job.request().spec
     configure(spec.train)
-    group = Group.join(spec.strategy, role, cluster, on_missing=lambda error: None)
+    group = Group.join(spec.strategy, role, cluster)
     stop.deferred = True  # the chief decides; it must be able to save before its peers go
     print(group.sentence, file=sys.stderr, flush=True)
     wait_for_prepared(job, beside_chief=True)

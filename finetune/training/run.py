@@ -155,7 +155,7 @@ def _chief(job: JobFolder, store_url: str, stop: StopSignal) -> None:
         from zoo.catalog import open_catalog
 
         configure(spec.train)
-        group = Group.join(spec.strategy, CHIEF, _cluster(job, spec), on_missing=lambda error: _report(job, error))
+        group = Group.join(spec.strategy, CHIEF, _cluster(job, spec))
         catalog = open_catalog(store_url)
         prepared = prepare(
             job,

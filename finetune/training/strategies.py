@@ -8,9 +8,8 @@ A strategy of several processes must be made before TensorFlow does anything els
 
 from __future__ import annotations
 
+import faulthandler
 import os
-import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -20,7 +19,6 @@ import numpy as np
 import tensorflow as tf
 
 from finetune.jobs.cluster import CHIEF, Cluster, PeerLost, require_free
-from finetune.jobs.exit_codes import EXIT_FAILED
 from zoo.errors import FailedPrecondition, Unavailable
 
 _LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.DeadlineExceededError)
@@ -72,50 +70,28 @@ def share_cores(cluster: Cluster) -> None:
         tf.config.threading.set_intra_op_parallelism_threads(max(1, (os.cpu_count() or 1) // working))
 
 
-def join_all_reduce(
-    cluster: Cluster,
-    role: str,
-    *,
-    on_missing: Callable[[PeersMissing], None] | None = None,
-) -> tf.distribute.MultiWorkerMirroredStrategy:
+def join_all_reduce(cluster: Cluster, role: str) -> tf.distribute.MultiWorkerMirroredStrategy:
     """MultiWorkerMirroredStrategy over gRPC rings; returns when every worker is there.
 
-    Raises PortTaken. When one doesn't come within `cluster.join_seconds` this process ends, after `on_missing` was told
-    which: the call of TensorFlow that waits for it can't be broken off.
+    The call of TensorFlow that waits for the others holds Python's lock and can't be broken off: no thread of ours runs
+    meanwhile. So the chief enters it when all the others listen, which they do as soon as they have entered it; and the
+    others are ended by whoever has started them when the chief gives up.
+
+    Raises PortTaken, and in the chief PeersMissing.
     """
     require_free(cluster.address(role), role=role)
+    if role == CHIEF:
+        wait_for_servers(cluster)
     os.environ["TF_CONFIG"] = cluster.tf_config(role)
-    others = [each for each in (CHIEF, *cluster.peers) if each != role]
     options = tf.distribute.experimental.CommunicationOptions(
         implementation=tf.distribute.experimental.CommunicationImplementation.RING
     )
-    with _patience(cluster, others, cluster.join_seconds, on_missing):
-        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
-
-
-@contextmanager
-def _patience(
-    cluster: Cluster, others: Sequence[str], seconds: float, on_missing: Callable[[PeersMissing], None] | None
-) -> Iterator[None]:
-    """Ends the process when what is inside takes longer."""
-    joined = threading.Event()
-
-    def watch() -> None:
-        if joined.wait(seconds):
-            return
-        error = peers_missing(cluster, others, seconds)
-        print(f"error: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
-        if on_missing is not None:
-            on_missing(error)
-        os._exit(EXIT_FAILED)
-
-    thread = threading.Thread(target=watch, name="join-watch", daemon=True)
-    thread.start()
+    # One that listens and then hangs: this clock needs no lock. It ends the process with 1 and its traceback.
+    faulthandler.dump_traceback_later(cluster.join_seconds, exit=True)
     try:
-        yield
+        return tf.distribute.MultiWorkerMirroredStrategy(communication_options=options)
     finally:
-        joined.set()
-        thread.join()
+        faulthandler.cancel_dump_traceback_later()
 
 
 def peers_missing(cluster: Cluster, roles: Sequence[str], seconds: float) -> PeersMissing:

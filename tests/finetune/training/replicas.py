@@ -96,7 +96,7 @@ def take_part(
     strategy = StrategyConfig(kind=cluster.strategy, workers=num_workers, ps=len(cluster.ps))  # type: ignore[arg-type]
     if cluster.ps and role != CHIEF:
         serve(cluster, role).join()
-    group = Group.join(strategy, role, cluster, on_missing=lambda error: None)
+    group = Group.join(strategy, role, cluster)
     task = make_task(task_name)
     plan = config(int(batch_size), optimizer)
     with group.scope():

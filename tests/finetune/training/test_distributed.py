@@ -171,7 +171,7 @@ from finetune.models.network import HeadNetwork
 from finetune.spec import StrategyConfig
 from finetune.training.group import Group
 from tests.finetune.training.replicas import batches_of, config, make_task, trained
-group = Group.join(StrategyConfig(kind="mirrored", workers=2), CHIEF, None, on_missing=print)
+group = Group.join(StrategyConfig(kind="mirrored", workers=2), CHIEF, None)
 plan = config(7)
 task = make_task("line")
 with group.scope():
