@@ -143,11 +143,11 @@ class PlacedRole:
 
 
 class PlacedNews:
-    """What the roles of other machines say of themselves, each word once. Of earlier starts of the job nothing."""
+    """What the roles of other machines say of themselves: first what they said last, then each word once."""
 
     def __init__(self, folder: JobFolder) -> None:
         self._root = folder.root / PLACED
-        self._known = {path: _mark(path) for path in self._root.glob("*.json")}
+        self._known: dict[Path, tuple[int, int] | None] = {}
 
     def read(self) -> list[tuple[str, dict[str, Any]]]:
         """(message, facts) of each change, as `JobQueue.note` takes them."""
@@ -164,9 +164,10 @@ class PlacedNews:
 
 def _news(role: str, value: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     where = f"on {value.get('host')}, by hand"
+    facts = {"role": role, "starts": value.get("starts")}  # the supervisor may have missed some
     if value.get("code") is None:
-        return f"{role} started {where}", {"role": role, "pid": value.get("pid")}
-    return f"{role} ended with {value['code']} {where}", {"role": role, "code": value["code"]}
+        return f"{role} started {where}", facts | {"pid": value.get("pid")}
+    return f"{role} ended with {value['code']} {where}", facts | {"code": value["code"]}
 
 
 def _mark(path: Path) -> tuple[int, int] | None:

@@ -59,8 +59,9 @@ def role_states(events: Iterable[JobEvent]) -> list[RoleState]:
 
 def _changed(before: RoleState | None, event: JobEvent, role: str) -> RoleState:
     starts = before.starts if before is not None else 0
+    told = event.body.get("starts")  # by a role itself, where it was placed by hand
     pid, code = event.body.get("pid"), event.body.get("code")
     if code is not None:
         state = "killed" if code < 0 else _BY_CODE.get(code, "failed")
-        return RoleState(role=role, state=state, since=event.time, starts=starts, pid=None, exit_code=code)
-    return RoleState(role=role, state="running", since=event.time, starts=starts + 1, pid=pid, exit_code=None)
+        return RoleState(role=role, state=state, since=event.time, starts=told or starts, pid=None, exit_code=code)
+    return RoleState(role=role, state="running", since=event.time, starts=told or starts + 1, pid=pid, exit_code=None)

@@ -144,7 +144,7 @@ def test_a_role_starts_again_after_every_loss_until_the_chief_says_that_it_is_ov
     assert [process.poll() for process in bench.started] == [76, -9, 0]
     [(message, facts)] = news.read()
     assert message.startswith("worker-0 ended with 0 on ")
-    assert facts == {"role": "worker-0", "code": 0}
+    assert facts == {"role": "worker-0", "starts": 3, "code": 0}
     assert news.read() == []
 
 
@@ -161,7 +161,10 @@ def test_a_server_that_never_ends_is_ended_when_the_job_is_over(tmp_path: Path) 
     assert bench.run() == 0
     thread.join()
     assert bench.all_ended()
-    assert [facts for _, facts in told] in ([], [{"role": "worker-0", "pid": bench.started[0].process.pid}])
+    assert [facts for _, facts in told] in (
+        [],
+        [{"role": "worker-0", "starts": 1, "pid": bench.started[0].process.pid}],
+    )
     assert [facts["code"] for _, facts in news.read()] == [0]
 
 
