@@ -18,6 +18,7 @@ from finetune.data.features import FeatureCache
 from finetune.data.image_header import UnreadableImage, check_image
 from finetune.data.preprocess import load_pixels, load_views, normalise, preprocess
 from finetune.data.sources import open_source
+from finetune.models.feature_row import FeatureRow
 from finetune.predictor import Predictor
 from tests.finetune.data.test_preprocess import as_is, encoded, picture, png
 from zoo.input_spec import InputSpec
@@ -182,8 +183,8 @@ def test_training_evaluation_and_serving_see_the_same_to_the_bit(tmp_path: Path)
     served = Predictor(
         version=SimpleNamespace(manifest=SimpleNamespace(head=None)),  # type: ignore[arg-type]  # a backbone only
         input_spec=spec,
-        feature_vector=backbone.feature_vector,
-        feature_dim=backbone.feature_dim,
+        feature_row=backbone.feature_vector,
+        row=FeatureRow(vector_size=backbone.feature_dim),
         head=None,
         max_pixels=MAX,
     )

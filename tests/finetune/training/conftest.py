@@ -18,6 +18,7 @@ from finetune.models.network import HeadNetwork
 from finetune.spec import TrainConfig
 from finetune.training.split_data import SplitData
 from finetune.training.trainer import Trainer
+from tests.finetune.training.roles import Place
 
 COLOURS = ("red", "green", "blue", "grey")
 SHAPES = ("square", "circle", "star")
@@ -90,3 +91,15 @@ def make_captioner_task(**arguments: Any) -> Task:
         table=kind.targets(examples, parsed, assets),
     )
     return Task(kind=kind, arguments=parsed, assets=assets, data=data)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """A store with a tiny backbone, for the tests of one file."""
+    return Place.make(tmp_path_factory.mktemp("place"))
+
+
+@pytest.fixture
+def place_cache(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features that one test of a file has computed serve the next."""
+    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))

@@ -36,14 +36,7 @@ ODD = {"red": "warm/red", "green": 'so "green", really', "blue": "blue\nand so o
 STEPS = 500
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place.make(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(autouse=True)
-def _cache(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+pytestmark = pytest.mark.usefixtures("place_cache")
 
 
 def table(root: Path, names: dict[str, str], *, each: int = 6) -> str:

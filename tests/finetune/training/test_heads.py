@@ -26,14 +26,7 @@ TRAIN = {
 }
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place.make(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(autouse=True)
-def _cache(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+pytestmark = pytest.mark.usefixtures("place_cache")
 
 
 def walls(place: Place, *colours: str) -> str:

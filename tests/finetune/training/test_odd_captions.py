@@ -30,14 +30,7 @@ CAPTIONS: list[str] = [
 ]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place.make(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(autouse=True)
-def _cache(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+pytestmark = pytest.mark.usefixtures("place_cache")
 
 
 def write(root: Path, lines: list[dict[str, Any]]) -> str:

@@ -32,14 +32,7 @@ from zoo.manifest import Head
 COLOURS = ["red", "lime", "blue", "gold", "black", "white", "pink", "cyan", "navy", "teal"]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    return Place.make(tmp_path_factory.mktemp("place"))
-
-
-@pytest.fixture(autouse=True)
-def _cache(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MODELZOO_CACHE", str(place.root / "cache"))
+pytestmark = pytest.mark.usefixtures("place_cache")
 
 
 @pytest.fixture
