@@ -208,6 +208,7 @@ def test_an_unknown_backbone_says_what_there_is(home: Home) -> None:
     assert home.call("finetune", "list", "--name", "x") == [[]]
 
 
+@pytest.mark.slow
 def test_eight_photos_are_memorised(shared: Path, home: Home, tmp_path: Path) -> None:
     """Real weights, real photos, one caption each: a captioner that can't say these words back can't learn any."""
     weights = shared / "checkpoints/efficientnet_lite0/efficientnet_lite0.safetensors"

@@ -75,6 +75,7 @@ def head_digest(home: Home, name: str) -> str:
 LONG = ["--set", "train.steps=600", "--set", "train.evaluate_every=100", "--set", "train.deterministic=true"]
 
 
+@pytest.mark.slow
 def test_a_run_whose_machine_is_lost_goes_on_elsewhere_to_the_same_bits(
     home: BucketHome, s3_url: str, tmp_path: Path
 ) -> None:

@@ -40,6 +40,7 @@ def outputs_of(exported: Exported) -> dict[tuple[str, str], dict[str, Any]]:
     return {(row["signature"], row["output"]): row for row in exported.facts["comparison"]["outputs"]}
 
 
+@pytest.mark.slow
 def test_a_saved_model_says_the_same_captions(catalog: Catalog, folder: Path) -> None:
     exported = export(catalog, "cap", folder, kind="saved_model")
     assert (folder / "1" / "saved_model.pb").is_file()  # the version's number, as TensorFlow Serving wants it
@@ -107,6 +108,7 @@ def trained(folder: Path, how: str) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_hub_module_trains_inside_a_keras_layer(catalog: Catalog, folder: Path) -> None:
     exported = export(catalog, "cap", folder, kind="hub")
     assert "tensorflow-hub" in exported.facts["comparison"]["process"]["tools"]

@@ -325,6 +325,7 @@ print(hashlib.sha256(b"".join(v.numpy().tobytes() for v in layer.weights) + capt
 """
 
 
+@pytest.mark.slow
 def test_equal_runs_under_op_determinism() -> None:
     digests = {
         subprocess.run(

@@ -177,6 +177,7 @@ def test_a_child_with_a_backbone_of_its_own(place: Place, unbroken: JobFolder, m
     assert "training waited for input" in log(unbroken, "chief")
 
 
+@pytest.mark.slow
 def test_killed_in_the_midst_it_ends_with_the_same_bits(place: Place, unbroken: JobFolder) -> None:
     folder = place.job("broken", train=TRAIN, model={"train_from": "block_14"})
     chief = place.start("chief", folder)
