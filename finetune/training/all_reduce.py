@@ -1,7 +1,7 @@
 """AllReduceTrainer: the same step in several processes, which share out each batch and add up their gradients.
 
 Takes what a Trainer takes. Gives a Trainer for the chief, whose Controller decides, and `follow` for the other workers.
-Next: `finetune.training.controller` (chief), `finetune.training.run` (workers).
+Next: `finetune.training.controller` (chief), `finetune.training.peer` (workers).
 
 The processes run the same collectives in the same order. What isn't in the graph – how many steps a call does, and when
 it is over – the chief says to the others by one more collective before each call.

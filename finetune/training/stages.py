@@ -1,7 +1,7 @@
 """Stages: the parts of a run in which different layers are trained, in one sequence of steps. No TensorFlow.
 
 Takes a JobSpec. Gives its stages with their own cut, rate and schedule; a run without `train.stages` is a single one.
-Next: `finetune.training.initialise`, which begins each, and `finetune.training.run`, which goes through them.
+Next: `finetune.training.initialise`, which begins each, and `finetune.training.chief`, which goes through them.
 """
 
 from __future__ import annotations

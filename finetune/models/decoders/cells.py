@@ -11,6 +11,7 @@ Shapes: N rows, X inputs, U units, G gates (4U of an LSTM, 3U of a GRU).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Literal, Protocol
 
 import keras
@@ -41,20 +42,14 @@ class Cell(Protocol):
         """One step."""
 
 
-class LstmCell:
-    """Hochreiter and Schmidhuber's, as Keras has it; gates in the order input, forget, cell, output.
+class _GatedCell(ABC):
+    """What an LSTM and a GRU have alike: how inputs come to the gates."""
 
-    With `layer_norm` as Ba et al. 2016 (arXiv:1607.06450, equations 20 to 22): inputs' and recurrent shares of the
-    gates are normalised each by itself, and the cell's state where it is read.
-    """
-
-    num_states = 2
-
-    def __init__(self, *, units: int, layer_norm: bool, seed: int, name: str) -> None:
-        self.gates = 4 * units
-        self._cell = _keras_cell(keras.layers.LSTMCell, units, seed, name)
-        self._norm = _Norms(gates=4 * units, units=units, name=f"{name}_norm") if layer_norm else None
-        self.layers: list[keras.layers.Layer] = [self._cell] if self._norm is None else [self._cell, self._norm]
+    def __init__(self, gates: int, cell: keras.layers.Layer, norm: _Norms | None) -> None:
+        self.gates = gates
+        self._cell = cell
+        self._norm = norm
+        self.layers: list[keras.layers.Layer] = [cell] if norm is None else [cell, norm]
 
     def build(self, input_size: int) -> None:
         for layer in self.layers:
@@ -66,7 +61,28 @@ class LstmCell:
     def with_bias(self, gates: tf.Tensor) -> tf.Tensor:
         if self._norm is not None:
             gates = self._norm.inputs(gates)
-        return gates + tf.convert_to_tensor(self._cell.bias)
+        return gates + self._input_bias()
+
+    @abstractmethod
+    def _input_bias(self) -> tf.Tensor:
+        """[G]."""
+
+
+class LstmCell(_GatedCell):
+    """Hochreiter and Schmidhuber's, as Keras has it; gates in the order input, forget, cell, output.
+
+    With `layer_norm` as Ba et al. 2016 (arXiv:1607.06450, equations 20 to 22): inputs' and recurrent shares of the
+    gates are normalised each by itself, and the cell's state where it is read.
+    """
+
+    num_states = 2
+
+    def __init__(self, *, units: int, layer_norm: bool, seed: int, name: str) -> None:
+        norm = _Norms(gates=4 * units, units=units, name=f"{name}_norm") if layer_norm else None
+        super().__init__(4 * units, _keras_cell(keras.layers.LSTMCell, units, seed, name), norm)
+
+    def _input_bias(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self._cell.bias)
 
     def recur(self, gates_NG: tf.Tensor, state: State) -> State:
         h_NU, c_NU = state
@@ -78,28 +94,17 @@ class LstmCell:
         return tf.sigmoid(output_NU) * tf.tanh(read_NU), c_NU
 
 
-class GruCell:
+class GruCell(_GatedCell):
     """Cho et al. 2014 (arXiv:1406.1078) as cuDNN and Keras have it (`reset_after`); gates update, reset, candidate."""
 
     num_states = 1
 
     def __init__(self, *, units: int, layer_norm: bool, seed: int, name: str) -> None:
-        self.gates = 3 * units
-        self._cell = _keras_cell(keras.layers.GRUCell, units, seed, name)
-        self._norm = _Norms(gates=3 * units, units=None, name=f"{name}_norm") if layer_norm else None
-        self.layers: list[keras.layers.Layer] = [self._cell] if self._norm is None else [self._cell, self._norm]
+        norm = _Norms(gates=3 * units, units=None, name=f"{name}_norm") if layer_norm else None
+        super().__init__(3 * units, _keras_cell(keras.layers.GRUCell, units, seed, name), norm)
 
-    def build(self, input_size: int) -> None:
-        for layer in self.layers:
-            layer.build((None, input_size))
-
-    def share(self, inputs: tf.Tensor) -> tf.Tensor:
-        return tf.tensordot(inputs, tf.convert_to_tensor(self._cell.kernel), axes=1)
-
-    def with_bias(self, gates: tf.Tensor) -> tf.Tensor:
-        if self._norm is not None:
-            gates = self._norm.inputs(gates)
-        return gates + tf.convert_to_tensor(self._cell.bias)[0]
+    def _input_bias(self) -> tf.Tensor:
+        return tf.convert_to_tensor(self._cell.bias)[0]
 
     def recur(self, gates_NG: tf.Tensor, state: State) -> State:
         (h_NU,) = state
