@@ -208,8 +208,8 @@ def _warn_of_precision(progress: Progress, train: TrainConfig) -> None:
 
     if tf.config.list_logical_devices("GPU") or cpu_gains(train.precision):
         return
-    progress.say(
-        f"warning: train.precision is {train.precision}, there is no GPU, and this CPU computes no faster in it "
+    progress.warn(
+        f"train.precision is {train.precision}, there is no GPU, and this CPU computes no faster in it "
         "(docs/training.md has figures)"
     )
 
